@@ -1,0 +1,293 @@
+"""A trained model as a folder: written at once or not at all, checked when read, nothing in it executed.
+
+```
+DIR/<service>/manifest.json        what it is: service, version, rule, vocabulary, metrics, training data, sha256 of each file
+              templates.json       the templates it was trained on, as the template miner exports them
+              deeplog.safetensors  the network's weights
+```
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from models.deeplog import FIRST_TEMPLATE, DeepLog, DeepLogRule, DeepLogScorer
+from models.errors import ArtefactError
+
+FORMAT: Final = 1
+DEFAULT: Final = "default"  # the service name of the model for services without one of their own
+
+MANIFEST: Final = "manifest.json"
+TEMPLATES: Final = "templates.json"
+WEIGHTS: Final = "deeplog.safetensors"
+
+_AGAIN = "train it again with `driftwood train`, or copy the whole folder again"
+
+
+@dataclass(frozen=True, eq=False)
+class Artefact:
+    """A model of one service.
+
+    Attributes:
+        service: whose lines it learned; `default` stands in where a service has none of its own.
+        vocabulary: external template id by class; 0 for the classes that are no template. The end class comes after the last.
+        templates: the templates of training, as `ShardTemplates.export` gives them.
+        rule: what is an anomaly.
+        length: lines in a window.
+        session_gap_ms: event time after which training forgot a session's history; the job should use the same.
+        wait_ms: by class, the silence after such a line that is still normal in a session; -1 where any is.
+        hidden, layers: the network's size.
+        weights: its weights.
+        metrics: what training measured.
+        training: sha256, lines, sessions and so on of the training data.
+        created: when, ISO 8601; no part of the version.
+    """
+
+    service: str
+    vocabulary: tuple[int, ...]
+    templates: list[dict[str, Any]]
+    rule: DeepLogRule
+    length: int
+    session_gap_ms: int
+    wait_ms: tuple[int, ...]
+    hidden: int
+    layers: int
+    weights: Mapping[str, Tensor]
+    metrics: Mapping[str, float | int | None] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    created: str = ""
+
+    @cached_property
+    def version(self) -> str:
+        """A hash of the contents: equal models have equal versions."""
+        return _version(self._manifest(self._files()))
+
+    @property
+    def top_g(self) -> int:
+        """How many of the likeliest templates count as expected."""
+        return self.rule.top_g
+
+    @property
+    def end(self) -> int:
+        """The class of a session's end."""
+        return len(self.vocabulary)
+
+    def scorer(self) -> DeepLogScorer:
+        """A scorer of its own memo."""
+        return DeepLogScorer(self.weights)
+
+    def classes(self, ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
+        """The class of each template id; unknown where training had no such template."""
+        code_of = {number: code for code, number in enumerate(self.vocabulary) if code >= FIRST_TEMPLATE}
+        return np.fromiter((code_of.get(number, 1) for number in ids.tolist()), np.int32, len(ids))
+
+    def text(self, code: int) -> str:
+        """The template of a class."""
+        return self._texts.get(self.vocabulary[code], "")
+
+    @cached_property
+    def _texts(self) -> dict[int, str]:
+        return {int(entry["id"]): str(entry["tokens"]) for entry in self.templates}
+
+    def _files(self) -> dict[str, bytes]:
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
+        return {
+            TEMPLATES: orjson.dumps(self.templates, option=orjson.OPT_INDENT_2),
+            WEIGHTS: safetensors.torch.save(weights),
+        }
+
+    def _manifest(self, files: Mapping[str, bytes]) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "service": self.service,
+            "detectors": ["deeplog"],
+            "created": self.created,
+            "deeplog": {
+                **asdict(self.rule),
+                "length": self.length,
+                "session_gap_ms": self.session_gap_ms,
+                "hidden": self.hidden,
+                "layers": self.layers,
+                "vocabulary": list(self.vocabulary),
+                "wait_ms": list(self.wait_ms),
+            },
+            "metrics": dict(self.metrics),
+            "training": dict(self.training),
+            "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        }
+
+
+def _version(manifest: Mapping[str, Any]) -> str:
+    content = {name: value for name, value in manifest.items() if name not in ("version", "created")}
+    return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
+
+
+def folder_name(service: str) -> str:
+    """The folder of a service's model: its name, with what no folder name may hold written as %xx.
+
+    >>> folder_name("shop/cart"), folder_name("..")
+    ('shop%2Fcart', '%2E.')
+    """
+    name = quote(service, safe=" +@=,")
+    return "%2E" + name[1:] if name.startswith(".") else name
+
+
+def save(artefact: Artefact, folder: Path) -> Path:
+    """Write a model as `folder/<service>/`; one that is there is replaced as a whole. Gives the path written.
+
+    Raises: ArtefactError if the folder cannot be written.
+    """
+    files = artefact._files()
+    manifest = artefact._manifest(files)
+    target = folder / folder_name(artefact.service)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=folder))  # hidden: load_all does not see it
+        fresh.chmod(0o755)
+        with contextlib.ExitStack() as clean:
+            clean.callback(shutil.rmtree, fresh, ignore_errors=True)
+            files[MANIFEST] = orjson.dumps({"version": _version(manifest), **manifest}, option=orjson.OPT_INDENT_2)
+            for name, data in files.items():
+                with (fresh / name).open("wb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            if target.exists():
+                old = Path(tempfile.mkdtemp(prefix=".old-", dir=folder))
+                clean.callback(shutil.rmtree, old, ignore_errors=True)
+                target.rename(old / "replaced")
+            fresh.rename(target)
+    except OSError as error:
+        raise ArtefactError(
+            f"the model cannot be written to {target}: {error.strerror}; choose another folder"
+        ) from error
+    return target
+
+
+def load(folder: Path | str) -> Artefact:
+    """The model of one artefact folder, every file checked.
+
+    Raises: ArtefactError if something is missing, damaged, of another format, or does not fit together.
+    """
+    root = Path(folder)
+    data = _read(root / MANIFEST)
+    try:
+        manifest: dict[str, Any] = orjson.loads(data)
+        if not isinstance(manifest, dict):
+            raise TypeError("no JSON object")
+    except (orjson.JSONDecodeError, TypeError) as error:
+        raise ArtefactError(f"{root / MANIFEST} is damaged ({error}); {_AGAIN}.") from error
+    if manifest.get("format") != FORMAT:
+        raise ArtefactError(
+            f"{root} has artefact format {manifest.get('format')}, this program reads {FORMAT}; train it again with this release."
+        )
+    if manifest.get("version") != _version(manifest):
+        raise ArtefactError(f"{root / MANIFEST} was changed after training (its version does not match); {_AGAIN}.")
+    sums = manifest.get("files")
+    if not isinstance(sums, dict) or set(sums) != {TEMPLATES, WEIGHTS}:
+        raise ArtefactError(f"{root / MANIFEST} does not name the files {TEMPLATES} and {WEIGHTS}; {_AGAIN}.")
+    files = {name: _read(root / name) for name in sums}
+    for name, expected in sums.items():
+        if hashlib.sha256(files[name]).hexdigest() != expected:
+            raise ArtefactError(
+                f"{root / name} is damaged or was changed (sha256 does not match the manifest); {_AGAIN}."
+            )
+    try:
+        with _as_artefact_error(root):
+            return _decode(manifest, files)
+    except RecursionError as error:
+        raise ArtefactError(f"{root} is damaged (nested too deep); {_AGAIN}.") from error
+
+
+def _decode(manifest: dict[str, Any], files: Mapping[str, bytes]) -> Artefact:
+    section = dict(manifest["deeplog"])
+    rule = DeepLogRule(**{f.name: section.pop(f.name) for f in fields(DeepLogRule)})
+    artefact = Artefact(
+        service=str(manifest["service"]),
+        vocabulary=tuple(int(number) for number in section["vocabulary"]),
+        templates=orjson.loads(files[TEMPLATES]),
+        rule=rule,
+        length=int(section["length"]),
+        session_gap_ms=int(section["session_gap_ms"]),
+        wait_ms=tuple(int(wait) for wait in section["wait_ms"]),
+        hidden=int(section["hidden"]),
+        layers=int(section["layers"]),
+        weights=safetensors.torch.load(files[WEIGHTS]),
+        metrics=manifest["metrics"],
+        training=manifest["training"],
+        created=str(manifest["created"]),
+    )
+    classes = len(artefact.vocabulary) + 1
+    if len(artefact.wait_ms) != len(artefact.vocabulary):
+        raise ValueError("wait_ms and vocabulary differ in length")
+    if not 1 <= rule.top_g <= classes or not 0 <= rule.min_probability < 1 or not 0 <= rule.min_end_probability < 1:
+        raise ValueError("the rule is out of range")
+    if not 1 <= artefact.length <= 255 or not 1 <= artefact.hidden <= 4096 or not 1 <= artefact.layers <= 8:
+        raise ValueError("the network's size is out of range")
+    with torch.device("meta"):  # shapes only, no memory
+        network = DeepLog(classes, artefact.hidden, artefact.layers)
+    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    if {name: tuple(tensor.shape) for name, tensor in artefact.weights.items()} != expected:
+        raise ValueError("the weights' shapes do not fit the vocabulary")
+    if not all(torch.isfinite(tensor).all() for tensor in artefact.weights.values()):
+        raise ValueError("a weight is not finite")
+    return artefact
+
+
+@contextlib.contextmanager
+def _as_artefact_error(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        raise ArtefactError(f"{root} does not hold together ({type(error).__name__}: {error}); {_AGAIN}.") from error
+
+
+def load_all(folder: Path | str) -> dict[str, Artefact]:
+    """The models under a folder, by service; a folder that is itself a model counts as one.
+
+    Raises: ArtefactError if there is no such folder, one of the models cannot be used, or two are of one service.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ArtefactError(f"{root} is not there; train a model with `driftwood train DATA --service S --out {root}`.")
+    if (root / MANIFEST).exists():
+        artefact = load(root)
+        return {artefact.service: artefact}
+    artefacts: dict[str, Artefact] = {}
+    for path in sorted(root.iterdir()):
+        if path.name.startswith(".") or not (path / MANIFEST).exists():
+            continue
+        artefact = load(path)
+        if artefact.service in artefacts:
+            raise ArtefactError(
+                f"{root} holds two models of the service {artefact.service!r}; remove {path} or the other one."
+            )
+        artefacts[artefact.service] = artefact
+    return artefacts
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ArtefactError(f"{path} is missing; {_AGAIN}.") from None
+    except OSError as error:
+        raise ArtefactError(f"{path} cannot be read: {error.strerror}; check its permissions.") from error

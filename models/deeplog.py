@@ -1,0 +1,251 @@
+"""DeepLog: an LSTM that has learned which template comes next, and by how much a line differs from that.
+
+Source: Du et al., DeepLog: Anomaly Detection and Diagnosis from System Logs through Deep Learning (CCS 2017), section 3.1 (the
+network and the top-g rule). Added here: padding at a session's start, so that its first lines are judged too; an end class, so that a session
+that stops where none ever stopped is found; a floor under the probability beside top-g, because beyond the few likely templates the order of the
+rest means little.
+
+Classes: 0 padding, 1 unknown, then the templates by ascending id, last the end of a session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from models.memo import ScoreMemo
+
+Int32 = npt.NDArray[np.int32]
+Float32 = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+PADDING: Final = 0
+UNKNOWN: Final = 1
+FIRST_TEMPLATE: Final = 2
+DIGITS: Final = 5  # probabilities are rounded, so that the cut into batches and the number of threads change no verdict
+
+# Up to here one-hot input; it generalises better than a small embedding. Beyond, an embedding saves time in training.
+_ONE_HOT_CLASSES: Final = 256
+_EMBEDDING: Final = 64
+
+
+class DeepLog(nn.Module):
+    """The network: one-hot or embedded template classes, stacked LSTM, logits of the next class.
+
+    Shapes: windows `int64[B, h]` → logits `float32[B, C]`.
+    """
+
+    def __init__(self, classes: int, hidden: int = 64, layers: int = 2, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.classes = classes
+        self.embedding = nn.Embedding(classes, _EMBEDDING) if classes > _ONE_HOT_CLASSES else None
+        size = classes if self.embedding is None else _EMBEDDING
+        self.lstm = nn.LSTM(size, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden, classes)
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Logits of the class that follows each window."""
+        if self.embedding is None:
+            inputs = nn.functional.one_hot(windows, self.classes).to(self.head.weight.dtype)  # [B, h, C]
+        else:
+            inputs = self.embedding(windows)  # [B, h, E]
+        outputs, _ = self.lstm(inputs)  # [B, h, H]
+        logits: Tensor = self.head(self.dropout(outputs[:, -1]))  # [B, C]
+        return logits
+
+
+@dataclass(frozen=True)
+class DeepLogRule:
+    """When a line, or a session's end, is an anomaly.
+
+    Attributes:
+        top_g: a line is normal only if fewer than `top_g` templates are likelier …
+        min_probability: … and it is at least this likely itself.
+        min_end_probability: an end less likely than this is an anomaly.
+    """
+
+    top_g: int
+    min_probability: float = 0.0
+    min_end_probability: float = 0.0
+
+    def is_anomalous(self, probability: Float32, rank: Int32) -> Bools:
+        """Which lines are anomalies."""
+        flagged: Bools = (rank >= self.top_g) | (probability < np.float32(self.min_probability))
+        return flagged
+
+    def is_anomalous_end(self, probability: Float32) -> Bools:
+        """Which ends of sessions are anomalies."""
+        flagged: Bools = probability < np.float32(self.min_end_probability)
+        return flagged
+
+
+class DeepLogScorer:
+    """Probability and rank of each line's class after its window.
+
+    Each distinct window is evaluated once, in chunks of one fixed size filled up with padding: the arithmetic of a row never depends on
+    its neighbours, so the answers are bit-equal for any order, any cut into batches, and with the memo dropped.
+
+    State: a memo of at most `memo_entries` (window, next) pairs of 4·h + 20 bytes; dropping it changes no answer.
+
+    Args:
+        weights: the state of a `DeepLog`.
+        chunk: windows evaluated at once; more is faster for many new windows, less for few.
+        memo_entries: bound of the memo.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], chunk: int = 128, memo_entries: int = 1 << 16) -> None:
+        self._layers = [_Layer(weights, index) for index in range(_layer_count(weights))]
+        self._head = weights["head.weight"].detach().float().T.contiguous()  # [H, C]
+        self._head_bias = weights["head.bias"].detach().float()
+        self.classes = int(self._head_bias.shape[0])
+        self._chunk = chunk
+        self._memo_entries = memo_entries
+        self._memo: ScoreMemo | None = None  # made when the window length is known
+        self._latest: dict[
+            bytes, Float32
+        ] = {}  # what the last evaluation gave, by window: anomalies ask for it again at once
+
+    @property
+    def end(self) -> int:
+        """The class of a session's end."""
+        return self.classes - 1
+
+    def score(self, windows: Int32, following: Int32) -> tuple[Float32, Int32]:
+        """How likely each class was after its window, and how many templates were likelier.
+
+        Equal probabilities rank by class. An unknown or padding class has probability 0 and the last rank.
+
+        Shapes: `windows int32[B, h]`, `following int32[B]` → `probability float32[B]`, `rank int32[B]`.
+        """
+        if self._memo is None or self._memo.length != windows.shape[1]:
+            self._memo = ScoreMemo(windows.shape[1], self._memo_entries)
+        memo = self._memo
+        keys = memo.keys(windows, following)
+        probability, rank, is_known = memo.find(keys, windows, following)
+        missing = np.flatnonzero(~is_known)
+        if len(missing):
+            rows = np.column_stack((windows[missing], following[missing]))
+            distinct, place, inverse = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+            found, order = self._evaluate(distinct[:, :-1], distinct[:, -1])
+            probability[missing], rank[missing] = found[inverse.ravel()], order[inverse.ravel()]
+            memo.put(keys[missing][place], distinct, found, order)
+        return probability, rank
+
+    def end_probability(self, windows: Int32) -> Float32:
+        """How likely the session's end was after each window; `float32[B]`."""
+        return self.score(windows, np.full(len(windows), self.end, np.int32))[0]
+
+    def expected(self, window: Int32, k: int) -> list[tuple[int, float]]:
+        """The `k` likeliest templates after one window, as (class, probability)."""
+        return self.expected_each(window[None, :], k)[0]
+
+    def expected_each(self, windows: Int32, k: int) -> list[list[tuple[int, float]]]:
+        """`expected` for many windows, each distinct one evaluated once; `windows int32[B, h]`."""
+        if not len(windows):
+            return []
+        distinct, inverse = np.unique(windows, axis=0, return_inverse=True)
+        likely: Float32 = np.empty((len(distinct), self.classes), np.float32)
+        found = [self._latest.get(key) for key in map(bytes, distinct)]
+        missing = [at for at, row in enumerate(found) if row is None]
+        for at, row in enumerate(found):
+            if row is not None:
+                likely[at] = row
+        if missing:
+            likely[missing] = self.probabilities(distinct[missing])
+        templates = likely[:, FIRST_TEMPLATE : self.end]  # [D, templates]
+        best = np.argsort(-templates, axis=1, kind="stable")[:, :k]
+        values = np.take_along_axis(templates, best, axis=1).astype(np.float64).round(DIGITS)
+        answers = [
+            list(zip(codes, probabilities, strict=True))
+            for codes, probabilities in zip((best + FIRST_TEMPLATE).tolist(), values.tolist(), strict=True)
+        ]
+        return [answers[at] for at in inverse.ravel().tolist()]
+
+    def probabilities(self, windows: Int32) -> Float32:
+        """The rounded probability of every class after each window; `float32[B, C]`, 0 for padding and unknown."""
+        count, size = len(windows), self._chunk
+        result: Float32 = np.empty((count, self.classes), np.float32)
+        chunk = torch.zeros((size, windows.shape[1]), dtype=torch.int64)
+        with torch.inference_mode():
+            for low in range(0, count, size):
+                part = torch.from_numpy(windows[low : low + size].astype(np.int64))
+                chunk.zero_()
+                chunk[: len(part)] = part
+                result[low : low + size] = self._forward(chunk)[: len(part)].numpy()
+        rounded: Float32 = np.round(result, DIGITS)
+        return rounded
+
+    def drop_memo(self) -> None:
+        """Forget what was evaluated; changes no answer."""
+        self._memo = None
+        self._latest = {}
+
+    def _evaluate(self, windows: Int32, following: Int32) -> tuple[Float32, Int32]:
+        starts = np.append(True, (windows[1:] != windows[:-1]).any(axis=1))  # sorted: the same window lies together
+        evaluated = windows[starts]
+        rows = self.probabilities(evaluated)
+        self._latest = dict(zip(map(bytes, evaluated), rows, strict=True))
+        likely = rows[np.cumsum(starts) - 1]  # [B, C]
+        probability = np.take_along_axis(likely, following[:, None].astype(np.intp), axis=1)  # [B, 1]
+        templates = likely[:, FIRST_TEMPLATE : self.end]
+        is_before = np.arange(FIRST_TEMPLATE, self.end) < following[:, None]
+        is_likelier = (templates > probability) | ((templates == probability) & is_before)
+        rank = is_likelier.sum(axis=1).astype(np.int32)
+        rank[following < FIRST_TEMPLATE] = self.classes
+        return probability[:, 0], rank
+
+    def _forward(self, windows: Tensor) -> Tensor:
+        """Probabilities of one chunk; the same arithmetic as `DeepLog.forward`, the input layer being a look-up."""
+        first, *others = self._layers
+        steps = windows.shape[1]
+        outputs = first.run([first.inputs[windows[:, t]] for t in range(steps)])  # h × [B, H]
+        for layer in others:
+            outputs = layer.run([torch.addmm(layer.bias, output, layer.inputs) for output in outputs])
+        logits = torch.addmm(self._head_bias, outputs[-1], self._head)  # [B, C]
+        logits[:, :FIRST_TEMPLATE] = -torch.inf
+        return torch.softmax(logits, dim=1)
+
+
+class _Layer:
+    """One LSTM layer, laid out for speed: gates in the order input, forget, output, cell, so that one sigmoid serves three.
+
+    Shapes: `inputs float32[C, 4H]` (first layer: a table by class, bias included) or `[H, 4H]`, `recurrent float32[H, 4H]`.
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor], index: int) -> None:
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        inputs, recurrent, bias_in, bias_rec = (weights[f"lstm.{name}_l{index}"].detach().float() for name in names)
+        self.hidden = int(recurrent.shape[1])
+        gates = torch.arange(4 * self.hidden).view(4, -1)[[0, 1, 3, 2]].flatten()
+        self.bias = (bias_in + bias_rec)[gates]  # [4H]
+        self.recurrent = recurrent[gates].T.contiguous()  # [H, 4H]
+        self.inputs = inputs[gates].T.contiguous()
+        if index == 0:
+            embedding = weights.get("embedding.weight")
+            table = self.inputs if embedding is None else embedding.detach().float() @ self.inputs
+            self.inputs = (table + self.bias).contiguous()  # [C, 4H]
+
+    def run(self, inputs: list[Tensor]) -> list[Tensor]:
+        """The hidden states for the gates' inputs of each step."""
+        size, hidden = inputs[0].shape[0], self.hidden
+        state = cell = torch.zeros(size, hidden)
+        states = []
+        for gates in inputs:  # [B, 4H]
+            gates = torch.addmm(gates, state, self.recurrent)
+            opened = torch.sigmoid_(gates[:, : 3 * hidden])
+            fresh = torch.tanh_(gates[:, 3 * hidden :])
+            cell = torch.addcmul(opened[:, :hidden] * fresh, opened[:, hidden : 2 * hidden], cell)  # [B, H]
+            state = opened[:, 2 * hidden :] * torch.tanh(cell)  # [B, H]
+            states.append(state)
+        return states
+
+
+def _layer_count(weights: Mapping[str, Tensor]) -> int:
+    return sum(name.startswith("lstm.weight_hh_l") for name in weights)
