@@ -1,0 +1,253 @@
+"""`driftwood evaluate`: a labelled data set in, figures out; or an unlabelled log, scored."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flink_jobs.commands.run import parse_sets
+from models.errors import DataSetError, SettingsError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flink_jobs.settings import Settings
+    from models.artefact import Artefact
+    from models.datasets import DataSet
+
+_FIGURES = ("precision", "recall", "f1", "auc", "pr_auc", "false_alarm_ratio", "alerts_per_hour", "median_delay_s")
+
+
+def command(
+    data: Annotated[Path, typer.Argument(help="A data set folder; or, with --model, any log file to be scored.")],
+    model: Annotated[
+        Path | None, typer.Option(help="Folder of models. Default: train on the data set's own training part.")
+    ] = None,
+    detectors: Annotated[str, typer.Option(help="Whose verdicts count, with commas between.")] = "deeplog",
+    through: Annotated[str, typer.Option(help="core: without Flink; job: the job on a mini-cluster.")] = "core",
+    report: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write every anomaly to this file, one JSON a line.")] = None,
+    hide_levels: Annotated[
+        bool, typer.Option("--hide-levels", help="Blank the level field and level words at the head of messages.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the training.")] = 0,
+    device: Annotated[str, typer.Option(help="Of the training: auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
+    config: Annotated[Path | None, typer.Option(help="Settings file (TOML) of the job.")] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Any of the job's settings, NAME=VALUE.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Measures how well anomalies fall where the labels say; training and scoring never see the labels.
+
+    A unit is flagged when an anomaly falls in it. Thresholds come from the training part alone.
+    """
+    import orjson
+    import torch
+    from rich.console import Console
+
+    from flink_jobs.settings import load
+    from models.datasets import DataSet
+
+    if through not in ("core", "job"):
+        raise SettingsError(f"--through is {through!r}; choose core or job.")
+    settings = load(config, **parse_sets(sets or []))
+    torch.set_num_threads(threads)
+    err = Console(stderr=True, highlight=False)
+    if (data / "dataset.json").exists():
+        dataset = DataSet.open(data)
+    elif data.is_dir():
+        raise DataSetError(f"{data / 'dataset.json'} is missing; give a data set folder, or a log file and --model.")
+    elif model is None:
+        raise DataSetError(f"{data} is a file without a training part; add --model DIR to score it.")
+    else:
+        dataset = DataSet(folder=data.parent, name=data.name, unit="line", logs=data, units=())
+    if dataset.unit == "template":
+        figures = _templates(dataset, settings)
+    else:
+        figures = _score(dataset, model, settings, detectors, through, out, hide_levels, seed, device, err)
+    text = orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode()
+    if report is not None:
+        _write(report, text + "\n")
+    if as_json:
+        typer.echo(text)
+        return
+    _print(figures)
+    for what, path in (("report", report), ("anomalies", out)):
+        if path is not None:
+            typer.echo(f"{what}: {path}")
+
+
+def _templates(dataset: DataSet, settings: Settings) -> dict[str, Any]:
+    from flink_jobs.job import core_params
+    from models.grouping import evaluate_templates
+
+    figures = evaluate_templates(dataset.folder, core_params(settings)[1].templates)
+    return figures | {"data_sha256": dataset.sha256()}
+
+
+def _score(
+    dataset: DataSet,
+    model: Path | None,
+    settings: Settings,
+    detectors: str,
+    through: str,
+    out: Path | None,
+    hide_levels: bool,
+    seed: int,
+    device: str,
+    err: Console,
+) -> dict[str, Any]:
+    import orjson
+
+    from models.artefact import load_all, save
+    from models.evaluate import Anomaly, evaluate
+
+    with contextlib.ExitStack() as stack:
+        models = _train(dataset, settings, hide_levels, seed, device, err) if model is None else load_all(model)
+        if not models:
+            raise DataSetError(f"{model} holds no model; train one with `driftwood train`.")
+        if through == "job" and model is None:
+            model = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="driftwood-models-")))
+            for artefact in models.values():
+                save(artefact, model)
+        progress = stack.enter_context(_progress(err))
+        if through == "job":
+            from flink_jobs.through_job import score_through_job
+
+            assert model is not None
+            folder = model
+
+            def score(lines: Iterable[bytes]) -> Iterable[Anomaly]:
+                return score_through_job(lines, folder, settings)
+
+        else:
+            score = _core(dataset, settings, models, progress)
+        file = None if out is None else stack.enter_context(_opened(out))
+
+        def keep(anomaly: Anomaly) -> None:
+            if file is not None:
+                file.write(orjson.dumps(anomaly) + b"\n")
+
+        names = [name.strip() for name in detectors.split(",") if name.strip()]
+        figures = evaluate(dataset, score, detectors=names, is_level_hidden=hide_levels, keep=keep)
+    versions = {name: artefact.version for name, artefact in models.items()}
+    return figures | {"through": through, "models": versions}
+
+
+def _core(
+    dataset: DataSet, settings: Settings, models: Mapping[str, Artefact], progress: Callable[[int, int], None]
+) -> Callable[[Iterable[bytes]], Iterable[Mapping[str, Any]]]:
+    from flink_jobs.job import core_params
+    from models.evaluate import score_through_core
+    from models.train import batching_of
+
+    batching, shards = core_params(settings)
+    batching = batching_of(dataset, batching)
+    return lambda lines: score_through_core(lines, models, batching, shards, progress)
+
+
+def _train(
+    dataset: DataSet, settings: Settings, hide_levels: bool, seed: int, device: str, err: Console
+) -> dict[str, Artefact]:
+    from flink_jobs.commands.train import Steps
+    from flink_jobs.job import core_params
+    from models.datasets import to_batches
+    from models.evaluate import log_lines
+    from models.fitting import FitParams, pick_device
+    from models.train import TrainParams, batching_of, train
+
+    if not dataset.has_training_part:
+        raise DataSetError(f"{dataset.folder} has no training part; add --model DIR.")
+    batching, shards = core_params(settings)
+    params = TrainParams(
+        fit=FitParams(seed=seed, device=device),
+        windows=shards.windows,
+        templates=shards.templates,
+        batching=batching_of(dataset, batching),
+    )
+    err.print(f"training on the data set's training part; device: {pick_device(device)} (asked for: {device})")
+    lines = log_lines(dataset, is_level_hidden=hide_levels)
+    with Steps(err) as steps:
+        trained = train(
+            steps.reading(to_batches(lines)),
+            None,
+            params,
+            is_training=dataset.is_training,
+            report=steps.epoch,
+            source=dataset.name,
+        )
+    for name, count in trained.skipped.items():
+        err.print(f"{name}: only {count} training lines, so no model and no verdict", markup=False)
+    return trained.artefacts
+
+
+@contextlib.contextmanager
+def _progress(err: Console) -> Iterator[Callable[[int, int], None]]:
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task("scoring", total=None)
+        yield lambda lines, found: progress.update(task, description=f"scoring: {lines:,} lines, {found:,} anomalies")
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        file = path.open("wb")
+    except OSError as error:
+        raise DataSetError(f"{path} cannot be written: {error.strerror}; choose another --out.") from error
+    with file:
+        yield file
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataSetError(f"{path} cannot be written: {error.strerror}; choose another --report.") from error
+
+
+def _print(figures: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    if figures["unit"] == "template":
+        columns = ("grouping_accuracy", "grouping_accuracy_raw")
+        rows = {**figures["systems"], "average": figures["average"]}
+        head = f"{figures['dataset']}: {len(figures['systems'])} systems"
+    else:
+        columns = _FIGURES
+        rows = {**figures["detectors"], **({"fused": figures["fused"]} if figures["fused"] else {})}
+        head = (
+            f"{figures['dataset']}: {figures['lines']:,} lines at {figures['lines_per_s']:,.0f} a second, {figures['anomalies']:,} anomalies; "
+            f"{figures['units']:,} labelled {figures['unit']}s, {figures['anomalous']:,} of them anomalous"
+        )
+    typer.echo(head)
+    if not rows:
+        for service, count in sorted(figures["by_service"].items(), key=lambda item: -item[1]):
+            typer.echo(f"  {service}: {count:,}")
+        return
+    if figures["unit"] == "template":
+        table.add_column("system")
+        for name in columns:
+            table.add_column(name, justify="right")
+        for system, values in rows.items():
+            table.add_row(system, *(_shown(values.get(name)) for name in columns))
+    else:
+        table.add_column("")
+        for detector in rows:
+            table.add_column(detector, justify="right")
+        for name in columns:
+            table.add_row(name, *(_shown(values.get(name)) for values in rows.values()))
+    Console().print(table)
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -1,0 +1,179 @@
+"""`driftwood train`: normal lines in, one model a service out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flink_jobs.commands.run import parse_sets
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from models.parsing import Raw
+    from models.train import Trained
+
+
+def command(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Normal lines: a data set folder, a log file (plain, .gz, .zst), kafka://host:9092/topic, or loki://host?query=…&since=24h."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the models; each goes to OUT/<service>/.")],
+    service: Annotated[
+        str | None, typer.Option(help="Train for this service only. Default: each that is there.")
+    ] = None,
+    default: Annotated[
+        bool, typer.Option("--default", help="One model for all services together, as OUT/default/.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Same seed, device and data: same model.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the distinct windows; it may stop earlier.")] = 60,
+    alarm_rate: Annotated[
+        float | None, typer.Option(min=0, max=0.99, help="Target share of normal sessions flagged. Default: 0.01.")
+    ] = None,
+    line_alarm_rate: Annotated[
+        float | None, typer.Option(min=0, max=0.99, help="The same for lines without a session. Default: 0.0005.")
+    ] = None,
+    min_lines: Annotated[int, typer.Option(min=50, help="Fewer lines of a service train no model.")] = 500,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch on the CPU; batches are small, more gain little.")] = 1,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings file (TOML) of the job that will use the model.")
+    ] = None,
+    sets: Annotated[list[str] | None, typer.Option("--set", help="Any of the job's settings, NAME=VALUE.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Trains models on normal lines: templates, DeepLog, and the thresholds, on data held out from the fit.
+
+    Parsing, masking, templates and the session gap are the job's: give the same settings to both.
+    """
+    import torch
+    from rich.console import Console
+
+    from flink_jobs.job import core_params
+    from flink_jobs.settings import load
+    from flink_jobs.training_input import open_input
+    from models.fitting import FitParams, pick_device
+    from models.train import TrainParams, batching_of, train
+
+    settings = load(config, **parse_sets(sets or []))
+    batching, shard = core_params(settings)
+    rates = {"session_alarm_rate": alarm_rate, "line_alarm_rate": line_alarm_rate}
+    batches, dataset = open_input(data, settings)
+    params = TrainParams(
+        fit=FitParams(seed=seed, device=device, epochs=epochs),
+        windows=shard.windows,
+        templates=shard.templates,
+        batching=batching if dataset is None else batching_of(dataset, batching),
+        min_lines=min_lines,
+        **{name: rate for name, rate in rates.items() if rate is not None},
+    )
+    torch.set_num_threads(threads)
+    err = Console(stderr=True, highlight=False)
+    err.print(f"device: {pick_device(device)} (asked for: {device})")
+    started = time.monotonic()
+    with Steps(err) as steps:
+        trained = train(
+            steps.reading(batches),
+            out,
+            params,
+            service=service,
+            default=default,
+            is_training=None if dataset is None else dataset.is_training,
+            report=steps.epoch,
+            source=data if dataset is None else dataset.name,
+        )
+    _tell(trained, time.monotonic() - started, err, as_json)
+
+
+class Steps:
+    """The progress of a training run on the terminal; used as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+        )
+        self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
+        self._console = console
+        self._tasks: dict[str, object] = {}
+
+    def __enter__(self) -> Steps:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def reading(self, batches: Iterable[Raw]) -> Iterator[Raw]:
+        """Passes the batches on and shows how many records were read."""
+        task = self._progress.add_task("reading", total=None, state="")
+        count = 0
+        for raw in batches:
+            yield raw
+            count += len(raw.values)
+            self._progress.update(task, state=f"{count:,} records")
+        self._progress.update(task, total=1, completed=1, state=f"{count:,} records")
+
+    def epoch(self, service: str, epoch: object) -> None:
+        """Shows how far the fit of one service's model has come."""
+        from models.fitting import Epoch
+
+        assert isinstance(epoch, Epoch)
+        held = "" if epoch.held_out_loss is None else f", held-out {epoch.held_out_loss:.4f}"
+        state = f"epoch {epoch.number}/{epoch.total}  loss {epoch.loss:.4f}{held}  {epoch.windows_per_s:,.0f} windows/s"
+        if self._progress.disable:
+            if epoch.number % 10 == 0 or epoch.number == epoch.total:
+                self._console.print(f"{service}: {state}", markup=False, soft_wrap=True)
+            return
+        if service not in self._tasks:
+            self._tasks[service] = self._progress.add_task(f"training {service}", total=epoch.total, state="")
+        self._progress.update(self._tasks[service], completed=epoch.number, state=state)  # type: ignore[arg-type]
+
+
+def _tell(trained: Trained, seconds: float, console: Console, as_json: bool) -> None:
+    import orjson
+
+    for name, count in trained.skipped.items():
+        console.print(
+            f"{name}: only {count} lines, no model; give it more, or train one model for all with --default",
+            markup=False,
+        )
+    if trained.left_out:
+        console.print(f"{trained.left_out:,} lines beyond the first {trained.lines:,} were left out")
+    if as_json:
+        models = {
+            name: {
+                "version": artefact.version,
+                "folder": str(trained.folders[name]),
+                "top_g": artefact.top_g,
+                "min_probability": artefact.rule.min_probability,
+                "min_end_probability": artefact.rule.min_end_probability,
+                "metrics": dict(artefact.metrics),
+            }
+            for name, artefact in trained.artefacts.items()
+        }
+        outcome = {"models": models, "skipped": trained.skipped, "lines": trained.lines, "rejected": trained.rejected}
+        typer.echo(orjson.dumps({**outcome, "seconds": round(seconds, 2)}, option=orjson.OPT_INDENT_2))
+        return
+    for name, artefact in trained.artefacts.items():
+        metrics = artefact.metrics
+        rate = metrics["held_out_session_alarm_rate"]
+        if rate is None:
+            rate = metrics["held_out_line_alarm_rate"]
+        typer.echo(
+            f"{name}: {metrics['templates']} templates, {metrics['windows']:,} windows ({metrics['distinct_windows']:,} distinct), "
+            f"top-g {artefact.top_g}, alarms on held-out normal data {0 if rate is None else rate:.3%}, "
+            f"version {artefact.version} → {trained.folders[name]}"
+        )
+    typer.echo(f"{trained.lines:,} lines, {trained.rejected:,} rejected, {seconds:.1f} s")
