@@ -1,0 +1,1 @@
+"""A small shop of services that writes logs, with injected faults and their truth."""
