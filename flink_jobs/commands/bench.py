@@ -1,0 +1,45 @@
+"""`driftwood bench`: speed and latency of the job, as ratios from one run on this machine."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PARTS = ("speed", "services", "sessions", "latency")
+
+
+def command(
+    as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="a fifth of the lines: a look, not a measurement")] = False,
+    only: Annotated[list[str] | None, typer.Option(help=f"one part: {', '.join(PARTS)}; repeatable")] = None,
+) -> None:
+    """Measure the job against Flink's own floor and against the same work one record at a time.
+
+    A real broker and a standalone cluster with one slot are started; each ratio comes from one run. Only the steady part of each run
+    counts. ratio_floor: against Kafka → an Arrow UDF that does nothing → blackhole. ratio_source: against Kafka → blackhole.
+    ratio_per_record: against the same core with a batch of one. ratio_1000_services, ratio_20000_sessions: against 6 services and 600
+    sessions. p50_ms at 100 lines/s, p99_ms at half the top rate, from the broker's time of the line to its anomaly at a consumer.
+    """
+    import orjson
+    from rich.console import Console
+    from rich.table import Table
+
+    from flink_jobs.bench.scenarios import QUICK, BenchSize, run
+    from models.errors import SettingsError
+
+    wrong = set(only or ()) - set(PARTS)
+    if wrong:
+        raise SettingsError(f"There is no part {', '.join(sorted(wrong))}; the parts are {', '.join(PARTS)}.")
+    console = Console(stderr=True)
+    with tempfile.TemporaryDirectory(prefix="driftwood-bench-") as folder:
+        figures = run(Path(folder), QUICK if quick else BenchSize(), console.print, tuple(only or ()))
+    if as_json:
+        typer.echo(orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode())
+        return
+    table = Table("figure", "value")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,.3f}" if isinstance(value, float) else str(value))
+    Console().print(table)

@@ -1,0 +1,159 @@
+"""From settings to a running job: the Flink environment, the graph in it, and its start."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from loguru import logger
+
+from flink_jobs.runtime.environment import ROOT
+from flink_jobs.settings import Settings
+from models.batch import BatchParams
+from models.errors import ArtefactError, SettingsError
+from models.masking import MaskParams
+from models.parsing import ParseParams
+from models.shard import ShardParams
+from models.templates import TemplateParams
+from models.windows import WindowParams
+
+#: Key groups of the keyed state: the most that a job can ever be scaled to; fixed for the life of a state.
+MAX_PARALLELISM = 1024
+
+#: Ticks of the detect operator a day (udfs/detect.py).
+_TICKS_A_DAY = 288
+
+
+def core_params(settings: Settings) -> tuple[BatchParams, ShardParams]:
+    """The parameters of the two halves of the core: before and after the key."""
+    masking = MaskParams() if settings.keep_words is None else MaskParams(keep_words=frozenset(settings.keep_words))
+    return (
+        BatchParams(
+            parse=ParseParams(
+                default_service=settings.default_service,
+                redaction_key=settings.redaction_key.get_secret_value().encode(),
+                session_patterns=tuple(sorted(settings.session_patterns.items())),
+                time_zone=settings.timezone,
+                text_fallback=settings.text_fallback,
+            ),
+            masking=masking,
+            shards=settings.shards,
+            reject_ratio=settings.reject_ratio,
+            reject_ratio_after=settings.reject_ratio_after,
+        ),
+        ShardParams(
+            cluster=settings.cluster,
+            templates=TemplateParams(
+                sim_th=settings.sim_th, depth=settings.depth, max_templates=settings.max_templates, masking=masking
+            ),
+            windows=WindowParams(session_gap_ms=int(settings.session_gap_s * 1000), max_sessions=settings.max_sessions),
+            is_unknown_anomalous=settings.unknown_templates == "anomaly",
+            idle_ticks=max(1, round(settings.service_idle_days * _TICKS_A_DAY)),
+        ),
+    )
+
+
+def check(settings: Settings) -> None:
+    """Everything that can be known to be wrong before the job is submitted.
+
+    Raises:
+        SettingsError: no source; `ArtefactError`: the model folder cannot be used.
+    """
+    if not settings.source:
+        raise SettingsError("No source is given: add --source kafka://host:9092/topic or --source file:app.log.")
+    if settings.model:
+        from models.artefact import load_all
+
+        artefacts = load_all(settings.model)
+        if not artefacts:
+            raise ArtefactError(
+                f"{settings.model} holds no model; train one with `driftwood train DATA --service S --out {settings.model}`."
+            )
+        logger.info("models: {}", ", ".join(f"{service} {artefact.version}" for service, artefact in artefacts.items()))
+    else:
+        logger.warning("no model is given (--model): the job learns templates only and reports no anomaly")
+
+
+def build(settings: Settings, *, conf: Mapping[str, str] | None = None) -> Any:
+    """The execution environment with the whole graph in it.
+
+    Args:
+        settings: the job's settings.
+        conf: Flink keys of a mini-cluster in this process; None on a cluster, which has its own.
+    """
+    from flink_jobs import topics
+    from flink_jobs.runtime import java
+
+    java.prepare()
+    from pyflink.common import Configuration
+    from pyflink.datastream import StreamExecutionEnvironment
+    from pyflink.table import StreamTableEnvironment
+
+    from flink_jobs.connectors import Sinks
+    from flink_jobs.pipeline import build_pipeline
+
+    logger.info("settings: {}", settings.shown())
+    sinks = Sinks.of(settings.sink)
+    if settings.create_topics:
+        topics.ensure(settings, sinks.topics())
+    off = sinks.off()
+    if off:
+        logger.info("sinks that are not configured and so are off: {}", ", ".join(off))
+    configuration = Configuration()
+    for name, value in {
+        "table.local-time-zone": "UTC",
+        "pipeline.name": settings.job_name,
+        "execution.checkpointing.interval": f"{round(settings.checkpoint_interval_s * 1000)} ms",
+        **(conf or {}),
+    }.items():
+        configuration.set_string(name, value)
+    env = StreamExecutionEnvironment.get_execution_environment(configuration)
+    parallelism = env.get_parallelism() if settings.parallelism is None else settings.parallelism
+    if settings.shards < parallelism:
+        raise SettingsError(
+            f"shards is {settings.shards}, below the parallelism of {parallelism}: some slots would stay idle; "
+            "set shards to a multiple of the parallelism (before the job's first start: it is part of the state)."
+        )
+    env.set_parallelism(parallelism)
+    env.set_max_parallelism(MAX_PARALLELISM)
+    batching, shard = core_params(settings)
+    build_pipeline(env, StreamTableEnvironment.create(env), settings, batching, shard)
+    return env
+
+
+def local_conf(folder: Path, *, web_port: int | None = None) -> dict[str, str]:
+    """Flink keys for a mini-cluster in this process: those of flink-conf/, on localhost, with state under a folder.
+
+    Args:
+        folder: checkpoints and RocksDB files go here.
+        web_port: port of the web UI; None takes a free one.
+    """
+    from flink_jobs.runtime import jars
+    from flink_jobs.runtime.cluster import configuration
+
+    local = {
+        **configuration(),
+        "execution.checkpointing.dir": (folder / "checkpoints").as_uri(),
+        "execution.checkpointing.savepoint-dir": (folder / "savepoints").as_uri(),
+        "io.tmp.dirs": str(folder),
+        "pipeline.jars": jars.connector_jar().as_uri(),
+        "python.executable": sys.executable,
+        "python.client.executable": sys.executable,
+        "rest.address": "localhost",
+        "rest.bind-address": "localhost",
+        "rest.bind-port": str(web_port or 0),
+        "jobmanager.bind-host": "localhost",
+        "taskmanager.bind-host": "localhost",
+        "taskmanager.host": "localhost",
+    }
+    for name in [
+        name
+        for name in local
+        if name.startswith(("metrics.reporter", "taskmanager.memory", "jobmanager.memory", "env."))
+    ]:
+        del local[name]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return local

@@ -1,0 +1,267 @@
+"""Every setting of the job, typed and checked before anything starts.
+
+Order of precedence: defaults < file (`driftwood.toml`, or `--config`) < environment (`DRIFTWOOD_…`) < flags.
+What belongs to the Flink cluster (bundles, checkpoints, restarts, state backend) is in flink-conf/config.yaml and not here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from models.errors import SettingsError
+
+#: Secrets of these names are masked wherever settings are shown.
+_SECRET_PROPERTIES = ("password", "secret", "jaas", "token", "credential")
+
+
+class Strict(BaseModel):
+    """A group of settings in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KafkaAddress(Strict):
+    """A place in Kafka: `kafka://host:9092[,host:9092]/topic[,topic]?name=value…`.
+
+    Attributes:
+        servers: bootstrap servers.
+        topics: topic names; empty where `pattern` is set.
+        pattern: a regular expression over topic names; new topics and partitions are found while the job runs.
+        options: the rest of the query: `start` (earliest|latest|group|ISO time) and `until` (latest) for sources; `rejects`, `templates`,
+            `verdicts` (topic names) for sinks; anything with a dot goes to the client as a Kafka property.
+    """
+
+    servers: str
+    topics: tuple[str, ...] = ()
+    pattern: str | None = None
+    options: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, url: str) -> KafkaAddress:
+        """The address in a URL.
+
+        Raises:
+            SettingsError: if a part is missing.
+
+        >>> KafkaAddress.parse("kafka://localhost:9092/logs").topics
+        ('logs',)
+        """
+        parts = urlsplit(url)
+        if parts.username or parts.password:
+            raise SettingsError(
+                f"{url.split('@')[-1]!r}: user and password do not go into a kafka:// address, where process lists show them; "
+                "set sasl.* in kafka_properties (file or DRIFTWOOD_KAFKA_PROPERTIES)."
+            )
+        options = dict(parse_qsl(parts.query, keep_blank_values=True))
+        pattern = options.pop("pattern", None)
+        topics = tuple(topic for topic in unquote(parts.path).strip("/").split(",") if topic)
+        if not parts.netloc or not (topics or pattern):
+            raise SettingsError(
+                f"{url!r} is no Kafka address; write kafka://host:9092/topic, kafka://host:9092/a,b or kafka://host:9092/?pattern=logs-.*"
+            )
+        return cls(servers=parts.netloc, topics=topics, pattern=pattern, options=options)
+
+    @property
+    def properties(self) -> dict[str, str]:
+        """The options that are Kafka client properties."""
+        return {name: value for name, value in self.options.items() if "." in name}
+
+
+class FileAddress(Strict):
+    """A file, folder or pattern: `file:/path/app.log[?follow=1]`."""
+
+    path: str
+    is_followed: bool = False
+    options: dict[str, str] = Field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, url: str) -> FileAddress:
+        """The address in a URL.
+
+        >>> FileAddress.parse("file:app.log?follow=1")
+        FileAddress(path='app.log', is_followed=True, options={})
+        """
+        parts = urlsplit(url)
+        path = unquote(parts.netloc + parts.path)
+        if not path:
+            raise SettingsError(f"{url!r} names no file; write file:path/to/app.log")
+        options = dict(parse_qsl(parts.query))
+        followed = options.pop("follow", "0")
+        if followed not in ("0", "1"):
+            raise SettingsError(f"{url!r}: follow is {followed!r}; write follow=1 to follow a growing file")
+        return cls(path=path, is_followed=followed == "1", options=options)
+
+
+SINK_SCHEMES = ("kafka", "file", "print", "loki", "lokis", "redis", "rediss", "elastic", "elastics")
+
+
+class Settings(BaseSettings):
+    """All settings of the job."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DRIFTWOOD_", env_nested_delimiter="__", extra="forbid", frozen=True, toml_file="driftwood.toml"
+    )
+
+    source: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(), description="where lines come from; repeatable: kafka://… or file:…"
+    )
+    sink: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="where results go; repeatable: kafka://…, file:…, loki://…, redis://…, elastic://…, print:",
+    )
+    kafka_properties: dict[str, SecretStr] = Field(
+        default_factory=dict,
+        description="Kafka client properties for every source and sink, such as security.protocol and sasl.jaas.config",
+    )
+    model: Path | None = Field(
+        default=None, description="folder of model artefacts: one for each service, and default/"
+    )
+    create_topics: bool = Field(
+        default=True, description="make sink topics that are missing, and check the source topics"
+    )
+    topic_partitions: int = Field(default=1, ge=1, description="partitions of the topics the job makes")
+    topic_replicas: int = Field(default=1, ge=1, description="replicas of the topics the job makes")
+    compacted_topics: tuple[str, ...] = Field(
+        default=("templates",), description="of these, the ones kept by key for ever"
+    )
+    cluster: str = Field(default="", description="name of this installation; part of every anomaly id")
+    job_name: str = Field(default="driftwood", description="name in the Flink web UI")
+    parallelism: int | None = Field(
+        default=None,
+        ge=1,
+        le=1_024,
+        description="slots the job uses; default: what `flink run -p` or the cluster says, 1 on a mini-cluster",
+    )
+    shards: int = Field(
+        default=8,
+        ge=1,
+        le=1_024,
+        description="state keys over which services are spread; fixed for the life of a state, at least the parallelism",
+    )
+    guarantee: Literal["exactly-once", "at-least-once"] = Field(
+        default="exactly-once", description="of the Kafka sinks"
+    )
+    checkpoint_interval_s: float = Field(
+        default=10.0,
+        ge=0.1,
+        le=3_600,
+        description="time between checkpoints; committed latency is at most this and 1 s",
+    )
+    reject_ratio: float = Field(
+        default=0.5, gt=0, le=1, description="above this share of rejected records the job stops"
+    )
+    reject_ratio_after: int = Field(default=1_000, ge=1, description="records before reject_ratio is looked at")
+    default_service: str = Field(
+        default="unknown_service", min_length=1, description="service of a record that names none"
+    )
+    redaction_key: SecretStr = Field(
+        default=SecretStr(""), description="key of the hash that keeps equal redacted values equal"
+    )
+    session_patterns: dict[str, str] = Field(
+        default_factory=dict, description="service → regular expression over the text whose first group is the session"
+    )
+    timezone: str = Field(default="UTC", description="zone of timestamps that name none")
+    text_fallback: Literal["reject", "json"] = Field(
+        default="reject", description="a JSON record without a text field is rejected, or its JSON becomes the message"
+    )
+    unknown_templates: Literal["anomaly", "ignore"] = Field(
+        default="anomaly", description="what a template never seen in training is"
+    )
+    sim_th: float = Field(default=0.4, gt=0, le=1, description="Drain: least share of equal tokens")
+    depth: int = Field(default=4, ge=3, le=16, description="Drain: depth of the tree")
+    max_templates: int = Field(default=2_000, ge=1, description="templates of one service before the overflow bucket")
+    keep_words: tuple[str, ...] | None = Field(
+        default=None, description="words that always tell templates apart; default: models/masking.py"
+    )
+    session_gap_s: float = Field(
+        default=3_600, gt=0, description="event time after which a session's history is forgotten"
+    )
+    max_sessions: int = Field(default=100_000, ge=1, description="open sessions of one shard")
+    service_idle_days: float = Field(
+        default=7, gt=0, description="days without a line after which a service's state is dropped"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @field_validator("source", "sink", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """One address or several with white space between them, as an environment variable has them."""
+        return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("source")
+    @classmethod
+    def _sources(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        parsers = {"kafka": KafkaAddress.parse, "file": FileAddress.parse}
+        wrong = []
+        for url in urls:
+            parse = parsers.get(urlsplit(url).scheme)
+            if parse is None:
+                wrong.append(f"{url!r}: a source is kafka://… or file:…")
+                continue
+            try:
+                parse(url)
+            except SettingsError as error:
+                wrong.append(str(error))
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return urls
+
+    @field_validator("sink")
+    @classmethod
+    def _sinks(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
+        wrong = [url for url in urls if urlsplit(url).scheme not in SINK_SCHEMES]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)}: a sink starts with one of {', '.join(SINK_SCHEMES)}")
+        return urls
+
+    def shown(self) -> dict[str, Any]:
+        """The effective settings, secrets masked, for the log at start."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
+def load(config: Path | None = None, **flags: Any) -> Settings:
+    """The settings from file, environment and flags.
+
+    Args:
+        config: a TOML file; by default `driftwood.toml` where it exists.
+        flags: values given on the command line; None means not given.
+
+    Raises:
+        SettingsError: names every fault at once.
+    """
+    given = {name: value for name, value in flags.items() if value is not None and value != [] and value != ()}
+    if config is not None and not config.is_file():
+        raise SettingsError(f"The settings file {config} does not exist.")
+    chosen: type[Settings] = Settings
+    if config is not None:
+        chosen = type("Settings", (Settings,), {"model_config": SettingsConfigDict(toml_file=config)})
+    try:
+        return chosen(**given)
+    except ValidationError as error:
+        faults = [
+            f"  {'.'.join(str(part) for part in fault['loc']) or 'settings'}: {fault['msg'].removeprefix('Value error, ')}"
+            for fault in error.errors()
+        ]
+        raise SettingsError("These settings are wrong:\n" + "\n".join(faults)) from error

@@ -1,0 +1,98 @@
+"""The topics a job needs: sources must be there, sinks are made where they are missing."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from loguru import logger
+
+from flink_jobs.settings import KafkaAddress, Settings
+from models.errors import SettingsError
+
+#: Kafka client property → keyword of kafka-python's admin client.
+_KEYWORDS = {
+    "security.protocol": "security_protocol",
+    "sasl.mechanism": "sasl_mechanism",
+    "ssl.ca.location": "ssl_cafile",
+    "ssl.truststore.location": "ssl_cafile",
+    "ssl.certificate.location": "ssl_certfile",
+    "ssl.key.location": "ssl_keyfile",
+}
+_LOGIN = re.compile(r'(username|password)="([^"]*)"')
+
+
+def admin_keywords(properties: Mapping[str, str]) -> dict[str, Any]:
+    """The keywords of kafka-python for a Java client's properties.
+
+    >>> admin_keywords({"security.protocol": "SASL_SSL", "sasl.jaas.config": 'Plain required username="a" password="b";'})
+    {'security_protocol': 'SASL_SSL', 'sasl_plain_username': 'a', 'sasl_plain_password': 'b'}
+    """
+    keywords = {_KEYWORDS[name]: value for name, value in properties.items() if name in _KEYWORDS}
+    login = dict(_LOGIN.findall(properties.get("sasl.jaas.config", "")))
+    return keywords | {f"sasl_plain_{name}": value for name, value in login.items()}
+
+
+def ensure(settings: Settings, wanted: Mapping[str, list[str]]) -> None:
+    """Check the source topics and make the missing sink topics.
+
+    Args:
+        settings: the sources, and how to reach the brokers.
+        wanted: sink topics by bootstrap servers.
+
+    Raises:
+        SettingsError: the broker cannot be reached, or a source topic is not there.
+    """
+    sources: dict[str, list[str]] = {}
+    for url in settings.source:
+        if urlsplit(url).scheme == "kafka":
+            address = KafkaAddress.parse(url)
+            sources.setdefault(address.servers, []).extend(address.topics)
+    secrets = {name: value.get_secret_value() for name, value in settings.kafka_properties.items()}
+    for servers in {**sources, **wanted}:
+        _ensure(servers, sources.get(servers, []), wanted.get(servers, []), settings, admin_keywords(secrets))
+
+
+def _ensure(
+    servers: str, sources: list[str], sinks: list[str], settings: Settings, keywords: Mapping[str, Any]
+) -> None:
+    from kafka import KafkaAdminClient
+    from kafka.errors import KafkaError, TopicAlreadyExistsError
+
+    try:
+        admin = KafkaAdminClient(bootstrap_servers=servers.split(","), bootstrap_timeout_ms=10_000, **keywords)
+    except (KafkaError, OSError, ValueError) as error:
+        raise SettingsError(
+            f"The Kafka broker at {servers} cannot be reached ({type(error).__name__}: {error}); check the address, and "
+            "kafka_properties if it asks for a login or TLS."
+        ) from error
+    try:
+        there = set(admin.list_topics())
+        missing = [topic for topic in sources if topic not in there]
+        if missing:
+            raise SettingsError(
+                f"There is no topic {', '.join(missing)} at {servers}; create it, or correct --source. "
+                f"There are: {', '.join(sorted(t for t in there if not t.startswith('__'))) or 'none'}."
+            )
+        for topic in sinks:
+            if topic not in there:
+                configs = {"cleanup.policy": "compact"} if topic in settings.compacted_topics else {}
+                options = {
+                    "num_partitions": settings.topic_partitions,
+                    "replication_factor": settings.topic_replicas,
+                    "configs": configs,
+                }
+                try:
+                    admin.create_topics({topic: options}, wait_for_metadata=True)
+                except TopicAlreadyExistsError:
+                    continue
+                logger.info("created topic {} with {} partitions", topic, settings.topic_partitions)
+    except KafkaError as error:
+        raise SettingsError(
+            f"The topics at {servers} cannot be prepared ({type(error).__name__}: {error}); create {', '.join(sinks)} by hand "
+            "and set create_topics to false."
+        ) from error
+    finally:
+        admin.close()
