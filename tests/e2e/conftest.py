@@ -1,0 +1,77 @@
+"""Helpers of the end-to-end tests: topics of their own, and everything that is on one."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from flink_jobs.runtime.broker import Broker
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def new_topic(kafka_broker: Broker, request: pytest.FixtureRequest) -> Callable[..., str]:
+    """Creates a topic that no other test uses: `new_topic("logs", partitions=4)` gives its name."""
+
+    def create(name: str, partitions: int = 1, **configs: str) -> str:
+        topic = f"{name}-{next(_numbers)}"
+        kafka_broker.create_topic(topic, partitions, {key.replace("_", "."): value for key, value in configs.items()})
+        return topic
+
+    return create
+
+
+@pytest.fixture
+def send(kafka_broker: Broker) -> Callable[[str, Iterable[bytes]], None]:
+    """Writes values to a topic and returns when the broker has them all."""
+    from kafka import KafkaProducer
+
+    def write(topic: str, values: Iterable[bytes]) -> None:
+        producer = KafkaProducer(bootstrap_servers=kafka_broker.bootstrap, acks="all", linger_ms=5, retries=10)
+        try:
+            for value in values:
+                producer.send(topic, value)
+            producer.flush(60)
+        finally:
+            producer.close()
+
+    return write
+
+
+@pytest.fixture
+def read(kafka_broker: Broker) -> Callable[..., list[bytes]]:
+    """All committed values of a topic, up to its end; waits until `at_least` of them are there."""
+    from kafka import KafkaConsumer, TopicPartition
+
+    def values(topic: str, at_least: int = 0, timeout_s: float = 120) -> list[bytes]:
+        consumer = KafkaConsumer(
+            bootstrap_servers=kafka_broker.bootstrap,
+            auto_offset_reset="earliest",
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+        )
+        found: list[bytes] = []
+        deadline = time.monotonic() + timeout_s
+        try:
+            partitions = [TopicPartition(topic, number) for number in consumer.partitions_for_topic(topic) or ()]
+            consumer.assign(partitions)
+            consumer.seek_to_beginning(*partitions)
+            while True:
+                batches = consumer.poll(timeout_ms=500, max_records=10_000)
+                found += [record.value for records in batches.values() for record in records]
+                if batches:
+                    continue
+                ends = consumer.end_offsets(partitions)
+                at_end = all(consumer.position(partition) >= ends[partition] for partition in partitions)
+                if (at_end and len(found) >= at_least) or time.monotonic() > deadline:
+                    return found
+        finally:
+            consumer.close()
+
+    return values
