@@ -22,21 +22,20 @@ import numpy.typing as npt
 import orjson
 
 from models.artefact import Artefact
-from models.deeplog import FIRST_TEMPLATE, PADDING, UNKNOWN, DeepLogScorer
+from models.deeplog import UNKNOWN
+from models.judge import Judge
 from models.packing import Lines
 from models.parameters import parameters, slug
-from models.reference import TemplateReference
 from models.templates import OVERFLOW_ID, ShardTemplates, TemplateParams
 from models.training_buffer import SequenceBatch
 from models.verdicts import Expected, Finding, Origin, Place, render, template_hex
-from models.windows import Ended, WindowParams, WindowStep
+from models.windows import WindowParams, WindowStep
 
 I32 = npt.NDArray[np.int32]
 
 JOURNAL_VERSION: Final = 1
 _FRAME: Final = struct.Struct("<BI")  # version, length of the window rows; the statistics rows follow
 _MIN_SNAPSHOT_BYTES: Final = 1 << 18  # below this a snapshot is not worth its write
-_EXPECTED: Final = 5  # expected templates named in an anomaly
 
 
 @dataclass(frozen=True)
@@ -110,47 +109,6 @@ class Step:
     writes: StateWrites
 
 
-class _Model:
-    """One artefact at work in one shard: its scorer, and the class of each template of the shard."""
-
-    def __init__(self, artefact: Artefact, params: TemplateParams) -> None:
-        self.artefact = artefact
-        self.version = artefact.version
-        self.wait_ms = np.array(artefact.wait_ms, np.int64)
-        self.scorer: DeepLogScorer = artefact.scorer()
-        self._classes = np.full(64, UNKNOWN, np.int32)
-        self._known = 0
-        self._vocabulary = {number: code for code, number in enumerate(artefact.vocabulary) if code >= FIRST_TEMPLATE}
-        self._text = [artefact.text(code) for code in range(len(artefact.vocabulary))]
-        self._reference = TemplateReference(artefact.templates, params)
-
-    def expected(self, windows: I32) -> list[list[Expected]]:
-        """The likeliest templates after each window; `windows` int32[B, h]."""
-        vocabulary, text = self.artefact.vocabulary, self._text
-        return [
-            [Expected(vocabulary[code], text[code], likely) for code, likely in answer]
-            for answer in self.scorer.expected_each(windows, _EXPECTED)
-        ]
-
-    def classes(self, templates: ShardTemplates) -> I32:
-        """The class of each template by seq, and at the end the padding, which −1 picks; int32[K + 1].
-
-        A template keeps the class that it had when it was made; its tokens may generalise later, its kin stays.
-        """
-        size = len(templates)
-        if size + 1 > len(self._classes):
-            self._classes = np.concatenate([self._classes, np.full(max(size, 64), UNKNOWN, np.int32)])
-        for seq in range(self._known, size):
-            number = int(templates.ids[seq])
-            if number not in self._vocabulary:
-                number = self._reference.match(templates.created(seq)) or number
-            self._classes[seq] = self._vocabulary.get(number, UNKNOWN)
-        self._known = size
-        view = self._classes[: size + 1]
-        view[size] = PADDING
-        return view
-
-
 class Shard:
     """All services of one shard.
 
@@ -166,8 +124,8 @@ class Shard:
     ) -> None:
         self.params = params
         self._artefacts = models
-        self._models: dict[str, _Model | None] = {}  # by service
-        self._loaded: dict[str, _Model] = {}  # by version
+        self._models: dict[str, Judge | None] = {}  # by service
+        self._loaded: dict[str, Judge] = {}  # by version
         self.templates: ShardTemplates = params.templates.build(entries)
         self.windows = params.windows.build()
         self._journal_bytes = 0
@@ -202,12 +160,16 @@ class Shard:
             of_session = rows[lines.session[rows] >= 0]
             wait_ms[of_session] = model.wait_ms[classes[placed.seq[of_session]]]
         seen = self.windows.step(lines.group, placed.seq, lines.ts, service, lines.services, wait_ms)
+        places = [
+            self._place(lines, service, placed.seq, line) if line >= 0 else Place.from_bytes(note)
+            for line, note in zip(seen.ended.line.tolist(), seen.ended.notes, strict=True)
+        ]
         anomalies: list[tuple[int, str, bytes]] = []
         scored = 0
         for model, rows, classes in by_model:
-            anomalies += self._judge(model, classes, lines, service, placed.seq, seen, rows)
+            ends = [at for at, place in enumerate(places) if self._models.get(place.service) is model]
+            anomalies += self._judge(model, classes, lines, service, placed.seq, seen, rows, places, ends)
             scored += len(rows)
-        anomalies += self._judge_ends(lines, service, placed.seq, seen.ended)
         self._note(lines, service, placed.seq, seen, wait_ms)
         anomalies.sort(key=lambda found: found[0])
         ids = self.templates.ids
@@ -249,10 +211,10 @@ class Shard:
             self._models[service] = None
             return
         if artefact.version not in self._loaded:
-            self._loaded[artefact.version] = _Model(artefact, self.params.templates)
+            self._loaded[artefact.version] = Judge(artefact, self.params.templates)
         self._models[service] = self._loaded[artefact.version]
 
-    def _rows_by_model(self, services: list[str], service: I32) -> Iterable[tuple[_Model, npt.NDArray[np.int64]]]:
+    def _rows_by_model(self, services: list[str], service: I32) -> Iterable[tuple[Judge, npt.NDArray[np.int64]]]:
         models = [self._models[name] for name in services]
         distinct = list({id(model): model for model in models if model is not None}.values())
         for model in distinct:
@@ -261,28 +223,33 @@ class Shard:
 
     def _judge(
         self,
-        model: _Model,
+        model: Judge,
         classes: I32,
         lines: Lines,
         service: I32,
         seq: I32,
         seen: WindowStep,
         rows: npt.NDArray[np.int64],
+        places: Sequence[Place],
+        ends: Sequence[int],
     ) -> list[tuple[int, str, bytes]]:
-        """The anomalies among the lines of one model, as (line, service, JSON)."""
+        """The anomalies among the lines, and the ended sessions, of one model, as (line, service, JSON)."""
         context = classes[seen.windows[rows]]  # int32[B, h]
         following = classes[seq[rows]]  # int32[B]
-        probability, rank = model.scorer.score(context, following)
+        stopped = classes[seen.ended.windows[ends]]  # int32[E, h]
+        probability, rank, end_probability = model.score(context, following, stopped)
+        rule = model.artefact.rule
         is_known, is_late = following != UNKNOWN, seen.is_late[rows]
         # A service's own sequence has no beginning: until its window is full, nothing can be said of what should come next.
         is_cold = (lines.session[rows] < 0) & (seen.windows[rows, 0] < 0)
-        is_judged = is_known & ~is_late & ~is_cold
-        is_flagged = is_judged & model.artefact.rule.is_anomalous(probability, rank)
+        is_flagged = is_known & ~is_late & ~is_cold & rule.is_anomalous(probability, rank)
         if self.params.is_unknown_anomalous:
             is_flagged |= ~is_known & (self.templates.ids[seq[rows]] != OVERFLOW_ID)
         flagged = np.flatnonzero(is_flagged)
+        flagged_ends = np.flatnonzero(rule.is_anomalous_end(end_probability) & (stopped[:, -1] != UNKNOWN))
+        expected = model.expected(np.concatenate((context[flagged], stopped[flagged_ends])))
         found = []
-        for at, expected in zip(flagged.tolist(), model.expected(context[flagged]), strict=True):
+        for at, likely in zip(flagged.tolist(), expected, strict=False):
             line = int(rows[at])
             place = self._place(lines, service, seq, line)
             finding = Finding(
@@ -291,32 +258,12 @@ class Shard:
                 is_known=bool(is_known[at]),
                 is_late=bool(is_late[at]),
             )
-            found.append((line, place.service, self._render(model, place, finding, seen.windows[line], expected)))
-        return found
-
-    def _judge_ends(self, lines: Lines, service: I32, seq: I32, ended: Ended) -> list[tuple[int, str, bytes]]:
-        """The anomalies among sessions that stopped: carried by each one's newest line."""
-        places = [
-            self._place(lines, service, seq, line) if line >= 0 else Place.from_bytes(note)
-            for line, note in zip(ended.line.tolist(), ended.notes, strict=True)
-        ]
-        by_model: dict[_Model, list[int]] = {}
-        for at, place in enumerate(places):
-            model = self._models.get(place.service)
-            if model is not None:
-                by_model.setdefault(model, []).append(at)
-        found = []
-        for model, rows in by_model.items():
-            context = model.classes(self.templates)[ended.windows[rows]]  # int32[B, h]
-            probability = model.scorer.end_probability(context)
-            is_flagged = model.artefact.rule.is_anomalous_end(probability) & (context[:, -1] != UNKNOWN)
-            flagged = np.flatnonzero(is_flagged)
-            for at, expected in zip(flagged.tolist(), model.expected(context[flagged]), strict=True):
-                place = places[rows[at]]
-                finding = Finding(float(probability[at]), 0, is_known=True, is_late=False, is_end=True)
-                line = int(ended.line[rows[at]])
-                blob = self._render(model, place, finding, ended.windows[rows[at]], expected)
-                found.append((line, place.service, blob))
+            found.append((line, place.service, self._render(model, place, finding, seen.windows[line], likely)))
+        for at, likely in zip(flagged_ends.tolist(), expected[len(flagged) :], strict=True):
+            end = ends[at]
+            finding = Finding(float(end_probability[at]), 0, is_known=True, is_late=False, is_end=True)
+            blob = self._render(model, places[end], finding, seen.ended.windows[end], likely)
+            found.append((int(seen.ended.line[end]), places[end].service, blob))
         return found
 
     def _note(self, lines: Lines, service: I32, seq: I32, seen: WindowStep, wait_ms: npt.NDArray[np.int64]) -> None:
@@ -347,9 +294,7 @@ class Shard:
             seq=int(seq[line]),
         )
 
-    def _render(
-        self, model: _Model, place: Place, finding: Finding, window: I32, expected: Sequence[Expected]
-    ) -> bytes:
+    def _render(self, model: Judge, place: Place, finding: Finding, window: I32, expected: Sequence[Expected]) -> bytes:
         templates = self.templates
         tokens = templates.tokens(place.seq)
         ids = templates.ids

@@ -17,6 +17,7 @@ import heapq
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -165,7 +166,7 @@ class ShardTemplates:
 
     def template(self, seq: int) -> str:
         """The present text of a template, for people."""
-        return _VALUE_OF_KEY.sub("=", " ".join(self.tokens(seq)))
+        return _display(self.tokens(seq))
 
     def step(self, texts: Sequence[str], text_of_line: Int32s, ts: Int64s, level: NDArray[np.uint8]) -> TemplateStep:
         """Place each line, learn new templates, count.
@@ -430,3 +431,8 @@ def _decode(data: bytes) -> dict[str, Any]:
     if entry.get("v") != ENTRY_VERSION:
         raise DriftwoodError(f"a template entry has version {entry.get('v')}, this program reads {ENTRY_VERSION}.")
     return entry
+
+
+@lru_cache(maxsize=16_384)
+def _display(tokens: tuple[str, ...]) -> str:
+    return _VALUE_OF_KEY.sub("=", " ".join(tokens))
