@@ -105,7 +105,11 @@ def packed_from_files(env: StreamExecutionEnvironment, address: FileAddress, par
         env.from_collection([split.to_json() for split in splits], Types.STRING())
         .uid("files")
         .name("files")
+        .set_parallelism(1)
         .flat_map(ReadFilesFn(params.to_json()), PACKED_ROW)
+        .uid("read-files")
+        .name("read files")
+        .set_parallelism(1)  # the parts of a file must be read in order
     )
 
 

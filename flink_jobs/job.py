@@ -43,6 +43,7 @@ def core_params(settings: Settings) -> tuple[BatchParams, ShardParams]:
             shards=settings.shards,
             reject_ratio=settings.reject_ratio,
             reject_ratio_after=settings.reject_ratio_after,
+            max_ahead_ms=int(settings.max_ahead_s * 1000),
         ),
         ShardParams(
             cluster=settings.cluster,

@@ -184,8 +184,13 @@ class Settings(BaseSettings):
     keep_words: tuple[str, ...] | None = Field(
         default=None, description="words that always tell templates apart; default: models/masking.py"
     )
+    max_ahead_s: float = Field(
+        default=86_400,
+        ge=0,
+        description="an event time further ahead of the broker's is a broken clock: the broker's is taken",
+    )
     session_gap_s: float = Field(
-        default=3_600, gt=0, description="event time after which a session's history is forgotten"
+        default=86_400, gt=0, description="event time after which a session's history is forgotten"
     )
     max_sessions: int = Field(default=100_000, ge=1, description="open sessions of one shard")
     service_idle_days: float = Field(

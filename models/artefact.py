@@ -58,7 +58,7 @@ class Artefact:
         weights: its weights.
         metrics: what training measured.
         training: sha256, lines, sessions and so on of the training data.
-        created: when, ISO 8601; no part of the version.
+        created: when, ISO 8601; like the name of the training data, no part of the version.
     """
 
     service: str
@@ -137,6 +137,7 @@ class Artefact:
 
 def _version(manifest: Mapping[str, Any]) -> str:
     content = {name: value for name, value in manifest.items() if name not in ("version", "created")}
+    content["training"] = {name: value for name, value in manifest["training"].items() if name != "source"}
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
 
 
@@ -199,7 +200,7 @@ def load(folder: Path | str) -> Artefact:
         raise ArtefactError(
             f"{root} has artefact format {manifest.get('format')}, this program reads {FORMAT}; train it again with this release."
         )
-    if manifest.get("version") != _version(manifest):
+    if not isinstance(manifest.get("training"), dict) or manifest.get("version") != _version(manifest):
         raise ArtefactError(f"{root / MANIFEST} was changed after training (its version does not match); {_AGAIN}.")
     sums = manifest.get("files")
     if not isinstance(sums, dict) or set(sums) != {TEMPLATES, WEIGHTS}:

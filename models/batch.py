@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import orjson
 
 from models.errors import RejectRatioError
@@ -22,6 +23,8 @@ class BatchParams:
         shards: state keys over which services are spread.
         reject_ratio: above this share of rejected rows, blank ones left out, the job stops …
         reject_ratio_after: … once this many rows were seen.
+        max_ahead_ms: an event time further ahead of the broker's than this is a broken clock, and the broker's time is taken: one such line
+            would otherwise carry its service's time away, and all that follow would be late.
     """
 
     parse: ParseParams = field(default_factory=ParseParams)
@@ -29,6 +32,7 @@ class BatchParams:
     shards: int = 8
     reject_ratio: float = 0.5
     reject_ratio_after: int = 1_000
+    max_ahead_ms: int = 24 * 3_600_000
 
     def to_json(self) -> str:
         """The parameters as they travel to the worker."""
@@ -39,6 +43,7 @@ class BatchParams:
                 "shards": self.shards,
                 "reject_ratio": self.reject_ratio,
                 "reject_ratio_after": self.reject_ratio_after,
+                "max_ahead_ms": self.max_ahead_ms,
             }
         ).decode()
 
@@ -82,4 +87,8 @@ class Batcher:
                 f"(latest reasons: {', '.join(f'{reason}: {REASONS[reason]}' for reason in reasons)}). Is this a topic of logs? "
                 "Look at the dead letters, then correct the source, set text_fallback, or raise reject_ratio."
             )
+        broker_ms = raw.timestamp_ms[records.row]  # 0 where there is no broker
+        is_ahead = (broker_ms > 0) & (records.ts > broker_ms + self.params.max_ahead_ms)
+        if is_ahead.any():
+            records = replace(records, ts=np.where(is_ahead, broker_ms, records.ts))
         return pack(raw, records, mask(records.message, self.params.masking), rejects, self.params.shards)

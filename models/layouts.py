@@ -1,4 +1,4 @@
-r"""Layouts: how one message of a template is written, so that the next one written alike needs no tracing.
+"""Layouts: how one message of a template is written, so that the next one written alike needs no tracing.
 
 ```
 traced     size=512 from 10.0.0.7 in 35 ms       spans of the values, from `models.tracing`
@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 from models.masking import TOP
 
 #: Longer messages are traced; with the bounds on templates and layouts this bounds the memory of patterns.
-MAX_CHARS: Final = 2_000
+MAX_CHARS: Final = 1_000
 
 #: The mask of a word that only the tree made a parameter.
 WORD: Final = ""
@@ -35,15 +35,14 @@ WORD: Final = ""
 _PLAIN: Final = re.compile(r"[^A-Za-z_-]*([A-Za-z_-](?:[A-Za-z_.:$@-]*[A-Za-z_-])?)[^A-Za-z_-]*")
 #: What stands for each character of a value where neighbours are looked at: of an identifier, a number, another.
 _OF_ID, _OF_NUM, _OF_OTHER = "\x01\x02\x03"
-_MARKS: Final = {"id": _OF_ID, "num": _OF_NUM}
 _CONFUSING: Final = re.compile("[\x01-\x03]")
-_COLON: Final = (
-    r"(?:[A-Za-z]{3}|[g-zG-Z_)\]`]|\A[A-Za-z]|[^A-Za-z0-9:][A-Za-z]):"  # after a name, not after two hex digits
-)
+#: After a name, never after two hex digits, which could be those of a hardware address.
+_COLON: Final = r"(?:[A-Za-z]{3}|[g-zG-Z_)\]`]|\A[A-Za-z]|[^A-Za-z0-9:\x01-\x03][A-Za-z]):"
 _LEFT: Final = re.compile(rf"(?:\A|[\s=(\[#|`]|{_COLON})\Z")
 _RIGHT: Final = re.compile(r"\Z|[\s()\]|;=#>`]|,(?:\Z|[^0-9\x01-\x03])|[:.](?:\Z|\s)")
 _LEFT_NUM: Final = re.compile(rf"(?:\A|[\s=(\[#|`]|{_COLON}|\x01:)\Z")
-_RIGHT_ID: Final = re.compile(_RIGHT.pattern + r"|:[0-9\x02]")
+_RIGHT_ID: Final = re.compile(_RIGHT.pattern + r"|:\x02")
+_LEFT_FRACTION: Final = re.compile(r"(?:\A|[\s=(\[#|`])\Z")
 _STOP: Final = re.compile(r"\Z|[)\]|;]")
 _SPACE: Final = re.compile(r"\Z|\s")
 _LEFT_UUID: Final = re.compile(rf"(?:\A|[\s=(\[#|`]|{_COLON}|[A-Za-z_][._-])\Z")
@@ -57,7 +56,10 @@ _QUOTE: Final = re.compile(r"(?:\A|[\s=(,:\[])\Z")
 _ANY: Final = re.compile("")
 _LINE_END: Final = re.compile(r"\Z|\n[^ \t\x01-\x03]")
 _UNIT_WORD: Final = r"(?:[KMGTPk]i?[bB]|B|[bB]ytes?)(?a:\b)"
-_NO_UNIT_FOLLOWS: Final = re.compile(rf"\s{_UNIT_WORD}")
+_UNIT_FOLLOWS: Final = re.compile(rf"\s{_UNIT_WORD}")
+_DAY: Final = "Mon|Tue|Wed|Thu|Fri|Sat|Sun"
+_MONTH: Final = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
+_MONTH_DAY: Final = re.compile(f"(?:{_MONTH}) +-?[0-9]")
 
 _OCTET: Final = "[0-9]{1,3}"
 _AMOUNT_UNIT: Final = r"(?: ?[KMGTPk]i?[bB]| B|[bBkKMGT]| [bB]ytes?|ns|us|ms|s|secs?|m|mins?|h|hrs?|d)(?a:\b)"
@@ -68,11 +70,10 @@ _DIGITS: Final = (
     rf"(?![0-9]{{1,40}}{_AMOUNT_UNIT})[0-9]{{1,40}}[A-Za-z_][A-Za-z0-9_]*+"  # begins with a digit, is no amount
 )
 
-_NUMBER: Final = "-?[0-9]{1,40}+(?:[.,/-][0-9]{1,40}+)?"
+_NUMBER: Final = "-?[0-9]{1,40}+(?:[.,-][0-9]{1,40}+)?"
+_FRACTION: Final = "[0-9]{1,40}+/[0-9]{1,40}+"  # after `/a:` it would be the second part of a path
 _CLOCK: Final = r"[0-9]{2}:[0-9]{2}:[0-9]{2}(?:[.,][0-9]{1,9})?"
 _TIME: Final = rf"[0-9]{{4}}-[0-9]{{2}}-[0-9]{{2}}[T ]{_CLOCK}(?:Z|[+-][0-9]{{2}}:?[0-9]{{2}})?"
-_DAY: Final = "Mon|Tue|Wed|Thu|Fri|Sat|Sun"
-_MONTH: Final = "Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec"
 _LONG_TIME: Final = rf"(?:{_DAY}) (?:{_MONTH}) {{1,2}}[0-9]{{1,2}} {_CLOCK} [0-9]{{4}}"
 _DATE: Final = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _IP: Final = rf"{_OCTET}\.{_OCTET}\.{_OCTET}\.{_OCTET}(?::[0-9]{{1,5}})?"
@@ -89,12 +90,13 @@ _PATH: Final = rf"{_NO_DATE}[A-Za-z0-9_.~$-]*+(?:/[A-Za-z0-9_.@+$%~:-]++){{2,40}
 _QUERY: Final = r"(?:\?[A-Za-z0-9_.=&%+~/:-]*+)?"
 _TARGET: Final = rf' {_NO_DATE}[^"\s<]*+'
 _URL: Final = r"[A-Za-z][A-Za-z0-9+.-]*+://[^\s\"'<>()\[\]{},;|]++"
+_NO_UUID: Final = "(?![A-Za-z_.$@-]*?-[a-fA-F]{4}-[a-fA-F]{4}-)"  # one without a digit
 _WORD: Final = (
-    rf"{_NO_UNIT}(?!(?:{_DAY}|{_MONTH})(?a:\b))"
+    rf"{_NO_UNIT}{_NO_UUID}(?!(?:{_DAY}|{_MONTH})(?a:\b))"
     rf"(?:(?:[A-Za-z_$@-]++\.){{1,8}}(?!(?:{TOP})(?![A-Za-z_$@-])))?[A-Za-z_$@-]++"
 )
 _WORDS: Final = rf"{_NO_UNIT}[A-Za-z_]{{3,}}+(?::[A-Za-z_]{{3,}}+){{1,3}}"
-_HOST: Final = rf"{_NO_UNIT}(?:[A-Za-z_-]++\.){{1,8}}(?:{TOP})(?![A-Za-z_-])(?::[0-9]{{1,5}})?"
+_HOST: Final = rf"{_NO_UNIT}{_NO_UUID}(?:[A-Za-z_-]++\.){{1,8}}(?:{TOP})(?![A-Za-z_-])(?::[0-9]{{1,5}})?"
 
 _QUOTED: Final = rf'"(?!{_METHOD})[^"\n]*+"'
 _SINGLE_QUOTED: Final = r"'[^'\"\n]*+'"
@@ -130,7 +132,12 @@ _CLASSES: Final = {
     "ip": (_class(_IP), _class("/" + _IP)),
     "amount": (_class(_AMOUNT),),
     "id": (_class(_ID, right=_RIGHT_ID),),
-    "num": (_class(_NUMBER, _LEFT_NUM), _class(_CLOCK), _class(r"[0-9]\.[0-9]", _HTTP, _RIGHT_HTTP)),
+    "num": (
+        _class(_NUMBER, _LEFT_NUM),
+        _class(_FRACTION, _LEFT_FRACTION),
+        _class(_CLOCK),
+        _class(r"[0-9]\.[0-9]", _HTTP, _RIGHT_HTTP),
+    ),
     "host": (_class(_HOST),),
     WORD: (_class(_WORD), _class(_WORDS)),
 }
@@ -165,14 +172,10 @@ def layout(message: str, groups: Sequence[Group]) -> re.Pattern[str] | None:
     if len(message) > MAX_CHARS:
         return None
     groups = [_with_word(message, group) for group in groups]
-    shown = list(message)
-    for value in (value for group in groups for value in group.values):
-        shown[value.start : value.end] = _MARKS.get(value.mask, _OF_OTHER) * (value.end - value.start)
-        if value.mask == "lines":
-            shown[value.start] = "\n"  # every value of this class begins so
-    neighbours, parts, at = "".join(shown), [], 0
+    neighbours = _neighbours(message, groups)
     if _CONFUSING.search(message) or "redacted:" in neighbours:
         return None
+    parts, at = [], 0
     for group in groups:
         if group.start < at:
             return None
@@ -188,18 +191,29 @@ def layout(message: str, groups: Sequence[Group]) -> re.Pattern[str] | None:
     return re.compile("".join(parts) + re.escape(message[at:]))
 
 
+def _neighbours(message: str, groups: Sequence[Group]) -> str:
+    """The message with a mark for each character of a value."""
+    shown = list(message)
+    for start, end, mask in (value for group in groups for value in group.values):
+        mark = _OF_ID if mask == "id" else _OF_NUM if mask == "num" and ":" not in message[start:end] else _OF_OTHER
+        shown[start:end] = mark * (end - start)
+        if mask == "lines":
+            shown[start] = "\n"  # every value of this class begins so
+    return "".join(shown)
+
+
 def _values(message: str, neighbours: str, value: Value) -> str:
     """A pattern of the class of a value; where there is none, of the value alone."""
+    text = re.escape(message[value.start : value.end])
     left, right = neighbours[max(0, value.start - 8) : value.start], neighbours[value.end : value.end + 8]
-    if not (value.mask == "id" and _NO_UNIT_FOLLOWS.match(right)):
-        for kind in _CLASSES.get(value.mask, ()):
-            if (
-                kind.left.search(left)
-                and kind.right.match(right)
-                and kind.values.fullmatch(message, value.start, value.end)
-            ):
-                return kind.values.pattern
-    return re.escape(message[value.start : value.end])
+    if value.mask in ("id", "host") and _UNIT_FOLLOWS.match(message, value.end):
+        return text  # `a-5 KB`, where `a5` before the same unit is one identifier
+    if value.mask == WORD and _MONTH_DAY.search(message):
+        return text  # `aMon` before ` Mar 5`
+    for left_of, right_of, values in _CLASSES.get(value.mask, ()):
+        if left_of.search(left) and right_of.match(right) and values.fullmatch(message, value.start, value.end):
+            return values.pattern
+    return text
 
 
 def _with_word(message: str, group: Group) -> Group:

@@ -194,7 +194,7 @@ def _learn(plan: _Plan, tokens: Sequence[str], message: str, params: MaskParams)
     return [field.read(at, value) for at, (field, value, _) in enumerate(found)]
 
 
-@lru_cache(maxsize=2048)  # with _MAX_LAYOUTS patterns of some 5 kB each: mostly 20 MB, 160 MB at the very worst
+@lru_cache(maxsize=1024)  # a pattern takes some 10 bytes a character: mostly 5 MB in all, 80 MB at the very worst
 def _plan(tokens: tuple[str, ...]) -> _Plan:
     return _Plan()
 

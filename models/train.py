@@ -87,7 +87,7 @@ class _Hashed:
 
     def __iter__(self) -> Iterator[Raw]:
         for raw in self._batches:
-            self._digest.update(b"\n".join(value or b"" for value in raw.values))
+            self._digest.update(b"".join((value or b"") + b"\n" for value in raw.values))
             yield raw
 
     def hexdigest(self) -> str:

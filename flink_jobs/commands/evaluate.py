@@ -226,9 +226,11 @@ def _print(figures: Mapping[str, Any]) -> None:
         columns = _FIGURES
         rows = {**figures["detectors"], **({"fused": figures["fused"]} if figures["fused"] else {})}
         head = (
-            f"{figures['dataset']}: {figures['lines']:,} lines at {figures['lines_per_s']:,.0f} a second, {figures['anomalies']:,} anomalies; "
-            f"{figures['units']:,} labelled {figures['unit']}s, {figures['anomalous']:,} of them anomalous"
+            f"{figures['dataset']}: {figures['lines']:,} lines at {figures['lines_per_s']:,.0f} a second, "
+            f"{figures['anomalies']:,} anomalies"
         )
+        if figures["units"]:
+            head += f"; {figures['units']:,} labelled {figures['unit']}s, {figures['anomalous']:,} of them anomalous"
     typer.echo(head)
     if not rows:
         for service, count in sorted(figures["by_service"].items(), key=lambda item: -item[1]):

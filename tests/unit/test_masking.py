@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from models.errors import SettingsError
 from models.masking import CUT, Mask, MaskParams, mask, signature, tokenise
-from models.parameters import trace
+from models.tracing import trace
 from models.vocabulary import EVENT_WORDS, KEEP_WORDS
 
 PARAMS = MaskParams()

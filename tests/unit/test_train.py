@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.artefact import load_all
+from models.datasets import to_batches
 from models.deeplog import DeepLogRule
 from models.errors import DataSetError, SettingsError
 from models.fitting import FitParams, pick_device
@@ -88,7 +89,7 @@ def test_a_model_of_normal_lines_expects_the_next_step(trained):
 
 def test_the_same_seed_gives_the_same_model_and_another_seed_another(trained):
     result, _, _ = trained
-    again = train_lines(shop(), None, QUICK)
+    again = train(to_batches(shop(), size=7), None, QUICK, source="elsewhere")
     assert again.artefacts["cart"].version == result.artefacts["cart"].version
     other = replace(QUICK, fit=replace(QUICK.fit, seed=1))
     assert train_lines(shop(), None, other).artefacts["cart"].version != result.artefacts["cart"].version
