@@ -91,7 +91,7 @@ def mine(messages: Sequence[str], params: TemplateParams | None = None) -> tuple
 
 
 def evaluate_templates(folder: Path | str, params: TemplateParams | None = None) -> dict[str, Any]:
-    """Grouping accuracy by system of a folder in loghub's layout, on the Content column and on the raw lines.
+    """Grouping accuracy by system of a folder in the layout of published parsing sets, on the Content column and on the raw lines.
 
     The folder holds one folder a system with `*_2k.log` (raw) and `*structured*.csv` (columns Content, EventId).
 
@@ -126,7 +126,7 @@ def evaluate_templates(folder: Path | str, params: TemplateParams | None = None)
                 )
         systems[structured.parent.name] = figures
     if not systems:
-        raise DataSetError(f"{root} holds no */*structured*.csv; give a folder in loghub's layout.")
+        raise DataSetError(f"{root} holds no */*structured*.csv; give a folder with one subfolder a system (see the README of the data set).")
     average = {
         name: sum(figures[name] or 0.0 for figures in systems.values()) / len(systems)
         for name in ("grouping_accuracy", "grouping_accuracy_raw")

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -169,5 +168,7 @@ def _per_record(
 
 
 if __name__ == "__main__":
-    typer.run(main)
-    sys.exit(0)
+    # Functions of a module that runs as __main__ are shipped by value; imported, they are shipped by name.
+    from flink_jobs.bench.yardsticks import main as submit_yardstick
+
+    typer.run(submit_yardstick)
