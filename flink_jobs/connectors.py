@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+import xxhash
 from pyflink.common import Types
 from pyflink.datastream import DataStream, StreamExecutionEnvironment
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
-from pyflink.table import DataTypes, Schema, StatementSet, StreamTableEnvironment, Table, TableDescriptor
+from pyflink.table import DataTypes, Schema, StatementSet, StreamTableEnvironment, TableDescriptor
 
 from flink_jobs.settings import FileAddress, KafkaAddress, Settings
 from models.batch import BatchParams
@@ -51,8 +52,8 @@ def _describe(connector: str, schema: Schema, options: Mapping[str, str]) -> Tab
     return builder.build()
 
 
-def kafka_lines(tables: StreamTableEnvironment, address: KafkaAddress, settings: Settings) -> Table:
-    """Raw rows of Kafka topics: value, topic, partition, offset, timestamp; nothing is decoded in the JVM."""
+def kafka_lines(tables: StreamTableEnvironment, address: KafkaAddress, settings: Settings) -> str:
+    """The name of a table of raw rows of Kafka topics: value, topic, partition, offset, timestamp; nothing is decoded in the JVM."""
     start = address.options.get("start", "group")
     modes = {"earliest": "earliest-offset", "latest": "latest-offset", "group": "group-offsets"}
     if start not in modes:
@@ -80,15 +81,16 @@ def kafka_lines(tables: StreamTableEnvironment, address: KafkaAddress, settings:
         .column_by_metadata("timestamp", DataTypes.TIMESTAMP_LTZ(3), is_virtual=True)
         .build()
     )
-    return tables.from_descriptor(_describe("kafka", schema, options))
+    name = f"lines_{xxhash.xxh32_hexdigest(address.model_dump_json().encode())}"  # two sources are two tables, in every run the same
+    tables.create_temporary_table(name, _describe("kafka", schema, options))
+    return name
 
 
 def packed_from_kafka(
     tables: StreamTableEnvironment, address: KafkaAddress, settings: Settings, params: BatchParams
 ) -> DataStream:
     """Packed batches of a Kafka source; element ROW(shard STRING, packed BYTES)."""
-    name = f"lines_{abs(hash(address.servers + str(address.topics)))}"
-    tables.create_temporary_view(name, kafka_lines(tables, address, settings))
+    name = kafka_lines(tables, address, settings)
     tables.create_temporary_function("pack_lines", pack_lines(params.to_json()))
     packed = tables.sql_query(
         "SELECT p.shard AS shard, p.packed AS packed "
@@ -212,6 +214,7 @@ def send_to_kafka(
     if settings.guarantee == "exactly-once":
         options["sink.transactional-id-prefix"] = f"{settings.job_name}-{topic}"
         options["properties.transaction.timeout.ms"] = str(TRANSACTION_TIMEOUT_MS)
-    name = f"sink_{topic}".replace("-", "_").replace(".", "_")
-    tables.create_temporary_table(name, _describe("kafka", schema, options))
-    statements.add_insert(name, tables.from_data_stream(messages))
+    name = topic.replace("-", "_").replace(".", "_")
+    tables.create_temporary_table(f"to_{name}", _describe("kafka", schema, options))
+    tables.create_temporary_view(name, messages)
+    statements.add_insert(f"to_{name}", tables.from_path(name))

@@ -68,11 +68,11 @@ def build_pipeline(
         .uid("detect")
         .name("detect")
     )
-    rejects = anomalies.get_side_output(REJECTS)  # MESSAGE(topic, dead letter JSON)
-    catalogue = anomalies.get_side_output(CATALOGUE)  # MESSAGE(service/template id, template JSON)
-    ranges = anomalies.get_side_output(RANGES)  # MESSAGE(shard, account JSON)
-    deliveries = anomalies.get_side_output(DELIVERIES)  # BYTES, a batch's anomalies as JSON lines
-    sequences = anomalies.get_side_output(SEQUENCES)  # BYTES, SequenceBatch
+    rejects = anomalies.get_side_output(REJECTS).name("rejects")  # MESSAGE(topic, dead letter JSON)
+    catalogue = anomalies.get_side_output(CATALOGUE).name("catalogue")  # MESSAGE(service/template id, template JSON)
+    ranges = anomalies.get_side_output(RANGES).name("ranges")  # MESSAGE(shard, account JSON)
+    deliveries = anomalies.get_side_output(DELIVERIES).name("deliveries")  # BYTES, a batch's anomalies as JSON lines
+    sequences = anomalies.get_side_output(SEQUENCES).name("sequences")  # BYTES, SequenceBatch
 
     for number, redis in enumerate(sinks.redis):
         sequences.process(DeliverToRedis(redis), BYTES).uid(f"redis-{number}").name("redis")

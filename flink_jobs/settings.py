@@ -141,7 +141,7 @@ class Settings(BaseSettings):
         default=None,
         ge=1,
         le=1_024,
-        description="slots the job uses; default: what `flink run -p` or the cluster says, 1 on a mini-cluster",
+        description="slots the job uses; default: what `flink run -p` or the cluster says, one a core on a mini-cluster",
     )
     shards: int = Field(
         default=8,

@@ -125,13 +125,13 @@ def main(
         return
     schema = Schema.new_builder().column("value", DataTypes.BYTES()).build()
     tables.create_temporary_table("nowhere", TableDescriptor.for_connector("blackhole").schema(schema).build())
-    tables.create_temporary_view("lines", kafka_lines(tables, address, settings))
-    query = "SELECT `value` FROM lines"
+    lines = kafka_lines(tables, address, settings)
+    query = f"SELECT `value` FROM {lines}"
     if kind == "floor":
         nothing: Any = udf(NothingFn(), result_type=DataTypes.BYTES(), deterministic=False, func_type="pandas")
         tables.create_temporary_function("nothing", nothing)
         query = (
-            "SELECT p FROM (SELECT nothing(`value`, `topic`, `partition`, `offset`, `timestamp`) AS p FROM lines) "
+            f"SELECT p FROM (SELECT nothing(`value`, `topic`, `partition`, `offset`, `timestamp`) AS p FROM {lines}) "
             "WHERE p IS NOT NULL"
         )
     tables.sql_query(query).execute_insert("nowhere")
