@@ -126,7 +126,9 @@ def evaluate_templates(folder: Path | str, params: TemplateParams | None = None)
                 )
         systems[structured.parent.name] = figures
     if not systems:
-        raise DataSetError(f"{root} holds no */*structured*.csv; give a folder with one subfolder a system (see the README of the data set).")
+        raise DataSetError(
+            f"{root} holds no */*structured*.csv; give a folder with one subfolder a system (see the README of the data set)."
+        )
     average = {
         name: sum(figures[name] or 0.0 for figures in systems.values()) / len(systems)
         for name in ("grouping_accuracy", "grouping_accuracy_raw")
