@@ -73,7 +73,7 @@ def test_a_folder_of_systems_is_scored_by_system(tmp_path):
 def test_a_folder_without_the_files_is_refused_with_a_reason(tmp_path):
     with pytest.raises(DataSetError, match="no folder"):
         evaluate_templates(tmp_path / "none")
-    with pytest.raises(DataSetError, match="loghub"):
+    with pytest.raises(DataSetError, match="one subfolder a system"):
         evaluate_templates(tmp_path)
     (tmp_path / "X").mkdir()
     (tmp_path / "X" / "x_structured.csv").write_text("a,b\n1,2\n")
