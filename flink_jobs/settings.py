@@ -79,31 +79,32 @@ class KafkaAddress(Strict):
 
 
 class FileAddress(Strict):
-    """A file, folder or pattern: `file:/path/app.log[?follow=1]`."""
+    """A file, folder or pattern: `file:/path/app.log`."""
 
     path: str
-    is_followed: bool = False
-    options: dict[str, str] = Field(default_factory=dict)
 
     @classmethod
     def parse(cls, url: str) -> FileAddress:
         """The address in a URL.
 
-        >>> FileAddress.parse("file:app.log?follow=1")
-        FileAddress(path='app.log', is_followed=True, options={})
+        Raises:
+            SettingsError: no path, or an option: there is none.
+
+        >>> FileAddress.parse("file:app.log")
+        FileAddress(path='app.log')
         """
         parts = urlsplit(url)
         path = unquote(parts.netloc + parts.path)
         if not path:
             raise SettingsError(f"{url!r} names no file; write file:path/to/app.log")
-        options = dict(parse_qsl(parts.query))
-        followed = options.pop("follow", "0")
-        if followed not in ("0", "1"):
-            raise SettingsError(f"{url!r}: follow is {followed!r}; write follow=1 to follow a growing file")
-        return cls(path=path, is_followed=followed == "1", options=options)
+        if parts.query:
+            raise SettingsError(
+                f"{url!r}: a file takes no options; it is read once to its end. Send a growing file to Kafka with a collector."
+            )
+        return cls(path=path)
 
 
-SINK_SCHEMES = ("kafka", "file", "print", "loki", "lokis", "redis", "rediss", "elastic", "elastics")
+SINK_SCHEMES = ("kafka", "file", "loki", "lokis", "redis", "rediss", "elastic", "elastics")
 
 
 class Settings(BaseSettings):
@@ -118,7 +119,7 @@ class Settings(BaseSettings):
     )
     sink: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="where results go; repeatable: kafka://…, file:…, loki://…, redis://…, elastic://…, print:",
+        description="where results go; repeatable: kafka://…, file:…, loki://…, redis://…, elastic://…",
     )
     kafka_properties: dict[str, SecretStr] = Field(
         default_factory=dict,
