@@ -75,9 +75,9 @@ class FlinkRest:
         return int(self.call(f"/jobs/{job}/checkpoints").get("counts", {}).get("completed", 0))
 
     def restarts(self, job: str) -> int:
-        """How many times the job was restarted."""
+        """How many times the job was restarted; by the metric, which may be missing for a while, or the failures on record."""
         metrics = self.call(f"/jobs/{job}/metrics?get=numRestarts")
-        return int(metrics[0]["value"]) if metrics else 0
+        return max(int(metrics[0]["value"]) if metrics else 0, len(self.exceptions(job)))
 
     def exceptions(self, job: str) -> list[str]:
         """The stack traces of the job's failures, newest first."""
