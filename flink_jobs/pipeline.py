@@ -54,7 +54,7 @@ def build_pipeline(
     packed = _packed(env, tables, settings, batching)
 
     # main: MESSAGE(service, anomaly JSON)
-    anomalies = (
+    detected = (
         key_by_shard(packed)
         .process(
             DetectFn(
@@ -68,6 +68,8 @@ def build_pipeline(
         .uid("detect")
         .name("detect")
     )
+    # A slot has one Python process, so one interpreter lock: in a slot of their own both halves of the work run at once.
+    anomalies = detected.slot_sharing_group("detect") if settings.apart else detected
     rejects = anomalies.get_side_output(REJECTS).name("rejects")  # MESSAGE(topic, dead letter JSON)
     catalogue = anomalies.get_side_output(CATALOGUE).name("catalogue")  # MESSAGE(service/template id, template JSON)
     ranges = anomalies.get_side_output(RANGES).name("ranges")  # MESSAGE(shard, account JSON)

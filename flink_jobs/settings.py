@@ -144,6 +144,10 @@ class Settings(BaseSettings):
         le=1_024,
         description="slots the job uses; default: what `flink run -p` or the cluster says, one a core on a mini-cluster",
     )
+    apart: bool = Field(
+        default=False,
+        description="parse and detect in separate slots, so in separate Python processes: more lines a second for twice the slots",
+    )
     shards: int = Field(
         default=8,
         ge=1,

@@ -9,7 +9,7 @@ from pyflink.table.udf import FunctionContext, ScalarFunction, UserDefinedScalar
 
 from models.batch import Batcher, BatchParams
 from models.parsing import Raw
-from udfs.worker import prepare_worker
+from udfs.worker import prepare_worker, settle
 
 #: What a row gives: the shard and its packed batch on the shard's first row, nulls elsewhere.
 PACKED = DataTypes.ROW([DataTypes.FIELD("shard", DataTypes.STRING()), DataTypes.FIELD("packed", DataTypes.BYTES())])
@@ -25,6 +25,7 @@ class PackLines(ScalarFunction):
         """Build the core from its parameters."""
         prepare_worker()
         self._batcher: Batcher = BatchParams.from_json(self._params).build()
+        settle()
 
     def is_deterministic(self) -> bool:
         """False, so that the planner calls it once a row, wherever its result is used."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from pyflink.common import Row
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 
@@ -14,7 +15,7 @@ from models.packing import unpack
 from models.shard import Shard, ShardParams, StateWrites
 from udfs.state import JOURNAL, TEMPLATES
 from udfs.tags import CATALOGUE, DELIVERIES, RANGES, REJECTS, SEQUENCES
-from udfs.worker import prepare_worker
+from udfs.worker import prepare_worker, settle
 
 #: How often, in ms of processing time, a shard frees what is out of sight.
 TICK_MS = 300_000
@@ -35,6 +36,7 @@ class DetectFn(KeyedProcessFunction):
     def open(self, runtime_context: RuntimeContext) -> None:
         """Get the state and load the models."""
         prepare_worker()
+        torch.set_num_threads(1)  # the one core that the slot has
         self._artefacts = load_all(self._models) if self._models else {}
         self._templates = runtime_context.get_map_state(TEMPLATES)
         self._journal = runtime_context.get_map_state(JOURNAL)
@@ -53,6 +55,7 @@ class DetectFn(KeyedProcessFunction):
                 "templates_total",
             )
         }
+        settle()
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[Any]:
         """Judge one packed batch."""

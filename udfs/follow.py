@@ -23,7 +23,7 @@ from pyflink.datastream import FlatMapFunction, RuntimeContext
 from models.batch import Batcher, BatchParams
 from models.errors import DataSetError
 from models.parsing import Raw
-from udfs.worker import prepare_worker
+from udfs.worker import prepare_worker, settle
 
 SPLIT_BYTES: Final = 4 << 20
 BATCH_LINES: Final = 10_000
@@ -115,6 +115,7 @@ class ReadFilesFn(FlatMapFunction):
         self._stream: BinaryIO | None = None
         self._at = 0  # byte of the next line's begin
         self._line = 0
+        settle()
 
     def close(self) -> None:
         """Close the file."""

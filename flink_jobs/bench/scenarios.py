@@ -54,7 +54,7 @@ class Bench:
     def __enter__(self) -> Bench:
         self.broker = Broker(heap="1g")
         self.broker.start()
-        self.cluster = Cluster(slots=1, overrides=CLUSTER_KEYS)
+        self.cluster = Cluster(slots=2, overrides=CLUSTER_KEYS)
         self.cluster.start()
         return self
 
@@ -116,6 +116,7 @@ class Bench:
             f"--sink=kafka://{self.broker.bootstrap}/anomalies",
             f"--model={model}",
         ]
+        settings = {"apart": True, **settings}
         return [*arguments, *(f"--set={name}={value}" for name, value in settings.items())]
 
     def run_job(self, topic: str, lines: int, model: Path, **settings: object) -> Rate:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+import torch
 import typer
 from pyflink.common import Configuration, Row, SimpleStringSchema, Types, WatermarkStrategy
 from pyflink.datastream import KeyedProcessFunction, MapFunction, RuntimeContext, StreamExecutionEnvironment
@@ -29,7 +30,7 @@ from models.parsing import Raw
 from models.shard import Shard, ShardParams
 from udfs.state import JOURNAL, TEMPLATES
 from udfs.tags import BYTES, MESSAGE
-from udfs.worker import prepare_worker
+from udfs.worker import prepare_worker, settle
 
 
 class NothingFn(ScalarFunction):
@@ -44,6 +45,14 @@ class NothingFn(ScalarFunction):
         return pd.Series(np.full(len(value), None, object))
 
 
+class IdentityFn(NothingFn):
+    """Gives back its first argument."""
+
+    def eval(self, value: pd.Series, *_: pd.Series) -> pd.Series:
+        """The input."""
+        return value
+
+
 class ParseOneFn(MapFunction):
     """One record to its one packed line."""
 
@@ -54,6 +63,7 @@ class ParseOneFn(MapFunction):
         """Build the core."""
         self._batcher: Batcher = BatchParams.from_json(self._params).build()
         self._offset = 0
+        settle()
 
     def map(self, value: str) -> Row:
         """The service's shard and its line; DataStream's Kafka source gives no offset, so lines are counted."""
@@ -79,11 +89,13 @@ class DetectOneFn(KeyedProcessFunction):
     def open(self, runtime_context: RuntimeContext) -> None:
         """Get the state and load the models."""
         prepare_worker()
+        torch.set_num_threads(1)
         self._artefacts = load_all(self._models)
         self._templates = runtime_context.get_map_state(TEMPLATES)
         self._journal = runtime_context.get_map_state(JOURNAL)
         self._shards: dict[str, Shard] = {}
         self._length = 0
+        settle()
 
     def process_element(self, value: Row, ctx: KeyedProcessFunction.Context) -> Iterator[Row]:
         """Judge one line."""
@@ -127,8 +139,8 @@ def main(
     tables.create_temporary_table("nowhere", TableDescriptor.for_connector("blackhole").schema(schema).build())
     lines = kafka_lines(tables, address, settings)
     query = f"SELECT `value` FROM {lines}"
-    if kind == "floor":
-        nothing: Any = udf(NothingFn(), result_type=DataTypes.BYTES(), deterministic=False, func_type="pandas")
+    if kind in ("floor", "identity"):
+        nothing: Any = udf(NothingFn() if kind == "floor" else IdentityFn(), result_type=DataTypes.BYTES(), deterministic=False, func_type="pandas")
         tables.create_temporary_function("nothing", nothing)
         query = (
             f"SELECT p FROM (SELECT nothing(`value`, `topic`, `partition`, `offset`, `timestamp`) AS p FROM {lines}) "
