@@ -140,7 +140,12 @@ def main(
     lines = kafka_lines(tables, address, settings)
     query = f"SELECT `value` FROM {lines}"
     if kind in ("floor", "identity"):
-        nothing: Any = udf(NothingFn() if kind == "floor" else IdentityFn(), result_type=DataTypes.BYTES(), deterministic=False, func_type="pandas")
+        nothing: Any = udf(
+            NothingFn() if kind == "floor" else IdentityFn(),
+            result_type=DataTypes.BYTES(),
+            deterministic=False,
+            func_type="pandas",
+        )
         tables.create_temporary_function("nothing", nothing)
         query = (
             f"SELECT p FROM (SELECT nothing(`value`, `topic`, `partition`, `offset`, `timestamp`) AS p FROM {lines}) "
