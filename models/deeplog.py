@@ -160,7 +160,7 @@ class DeepLogScorer:
         if missing:
             likely[missing] = self.probabilities(distinct[missing])
         templates = likely[:, FIRST_TEMPLATE : self.end]  # [D, templates]
-        best = np.argsort(-templates, axis=1, kind="stable")[:, :k]
+        best = _largest(templates, k)
         values = np.take_along_axis(templates, best, axis=1).astype(np.float64).round(DIGITS)
         answers = [
             list(zip(codes, probabilities, strict=True))
@@ -248,11 +248,26 @@ class _Layer:
         states = torch.empty(steps, size, hidden)
         state = cell = torch.zeros(size, hidden)
         for step in range(steps):
-            opened = torch.addmm(inputs[step], state, self.recurrent).sigmoid_()
-            kept, forgotten, shown, fresh = torch.split(opened, hidden, dim=1)  # [B, H] each
+            opened = torch.addmm(inputs[step], state, self.recurrent) if step else inputs[0].clone()
+            kept, forgotten, shown, fresh = torch.split(opened.sigmoid_(), hidden, dim=1)  # [B, H] each
             cell = torch.addcmul(kept * fresh.mul_(2.0).sub_(1.0), forgotten, cell)  # [B, H]
             state = torch.mul(shown, (cell * 2.0).sigmoid_().mul_(2.0).sub_(1.0), out=states[step])  # [B, H]
         return states
+
+
+def _largest(values: Float32, k: int) -> npt.NDArray[np.intp]:
+    """Where the `k` largest values of each row are, largest first, of equal ones the first; `[R, C]` → `[R, min(k, C)]`.
+
+    >>> _largest(np.array([[0.1, 0.4, 0.1, 0.4]], np.float32), 3).tolist()
+    [[1, 3, 0]]
+    """
+    left = values.copy()
+    rows = np.arange(len(left))
+    best = np.empty((len(left), min(k, left.shape[1])), np.intp)
+    for place in range(best.shape[1]):
+        best[:, place] = left.argmax(axis=1)
+        left[rows, best[:, place]] = -1.0
+    return best
 
 
 def _layer_count(weights: Mapping[str, Tensor]) -> int:

@@ -26,9 +26,9 @@ from models.deeplog import UNKNOWN
 from models.judge import Judge
 from models.packing import Lines
 from models.parameters import parameters, slug
-from models.templates import OVERFLOW_ID, ShardTemplates, TemplateParams
+from models.templates import OVERFLOW_ID, ShardTemplates, TemplateParams, template_hex
 from models.training_buffer import SequenceBatch
-from models.verdicts import Expected, Finding, Origin, Place, render, template_hex
+from models.verdicts import Expected, Finding, Origin, Place, render
 from models.windows import WindowParams, WindowStep
 
 I32 = npt.NDArray[np.int32]
@@ -92,7 +92,7 @@ class Step:
         anomalies: (service, JSON) each.
         rejects: (service or topic, JSON) each, as dead letters.
         catalogue: (service and template id, JSON) of new and changed templates.
-        ranges: one JSON account of the offsets scored and rejected, or b"" for an empty batch.
+        lines: the batch itself; `ranges` accounts for it.
         sequences: template ids by service for the training buffer; None if there is no such sink.
         scored: lines judged by a model; `late`: of these, too late for their window; `unmodelled`: without a model.
         writes: what to write to state.
@@ -101,12 +101,17 @@ class Step:
     anomalies: list[tuple[str, bytes]]
     rejects: list[tuple[str, bytes]]
     catalogue: list[tuple[str, bytes]]
-    ranges: bytes
+    lines: Lines
     sequences: SequenceBatch | None
     scored: int
     late: int
     unmodelled: int
     writes: StateWrites
+
+    @property
+    def ranges(self) -> bytes:
+        """One JSON account of the offsets scored and rejected, or b"" for an empty batch."""
+        return _account(self.lines)
 
 
 class Shard:
@@ -177,7 +182,7 @@ class Shard:
             anomalies=[(name, blob) for _, name, blob in anomalies],
             rejects=[(str(reject["topic"]), orjson.dumps(reject)) for reject in lines.rejects],
             catalogue=[self._describe(int(key)) for key, _ in placed.changed],
-            ranges=_account(lines),
+            lines=lines,
             sequences=SequenceBatch.of(
                 lines.services,
                 lines.topics,
@@ -297,17 +302,16 @@ class Shard:
     def _render(self, model: Judge, place: Place, finding: Finding, window: I32, expected: Sequence[Expected]) -> bytes:
         templates = self.templates
         tokens = templates.tokens(place.seq)
-        ids = templates.ids
         return render(
             cluster=self.params.cluster,
             place=place,
             finding=finding,
-            template_id=int(ids[place.seq]),
+            template_id=int(templates.ids[place.seq]),
             template=templates.template(place.seq),
             slug=slug(tokens),
             parameters=[found.to_dict() for found in parameters(tokens, place.message, self.params.templates.masking)],
             expected=expected,
-            context=[(int(ids[at]), templates.template(at)) for at in window.tolist() if at >= 0],
+            context=[templates.shown(at) for at in window.tolist() if at >= 0],
             model_version=model.version,
         )
 

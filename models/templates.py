@@ -168,6 +168,12 @@ class ShardTemplates:
         """The present text of a template, for people."""
         return _display(self.tokens(seq))
 
+    def shown(self, seq: int) -> orjson.Fragment:
+        """A template as anomalies show it: JSON of its id and its present text."""
+        template = self._templates[seq]
+        tokens = () if template is None else template.tokens
+        return _shown(int(self._ids[seq]), tokens)
+
     def step(self, texts: Sequence[str], text_of_line: Int32s, ts: Int64s, level: NDArray[np.uint8]) -> TemplateStep:
         """Place each line, learn new templates, count.
 
@@ -421,6 +427,15 @@ class ShardTemplates:
         return number
 
 
+def template_hex(template_id: int) -> str:
+    """A template id as people see it.
+
+    >>> template_hex(0x2f1)
+    '000002f1'
+    """
+    return f"{template_id:08x}"
+
+
 def _form(part: Signature) -> tuple[Any, ...]:
     """What signatures that differ in their event words only have in common."""
     return part.length, part.keep, tuple(place for place, _ in part.events)
@@ -436,3 +451,8 @@ def _decode(data: bytes) -> dict[str, Any]:
 @lru_cache(maxsize=16_384)
 def _display(tokens: tuple[str, ...]) -> str:
     return _VALUE_OF_KEY.sub("=", " ".join(tokens))
+
+
+@lru_cache(maxsize=16_384)
+def _shown(number: int, tokens: tuple[str, ...]) -> orjson.Fragment:
+    return orjson.Fragment(orjson.dumps({"template_id": template_hex(number), "template": _display(tokens)}))

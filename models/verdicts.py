@@ -13,6 +13,7 @@ import orjson
 import xxhash
 
 from models.parsing import LEVELS
+from models.templates import template_hex
 
 #: An explanation names at most this many expected templates, and quotes at most this many characters of each.
 _NAMED = 2
@@ -109,15 +110,6 @@ def fingerprint(service: str, detector: str, template_id: int) -> str:
     return xxhash.xxh3_64_hexdigest(f"{service}\0{detector}\0{template_id}".encode())
 
 
-def template_hex(template_id: int) -> str:
-    """A template id as people see it.
-
-    >>> template_hex(0x2f1)
-    '000002f1'
-    """
-    return f"{template_id:08x}"
-
-
 def _quote(template: str) -> str:
     return f"«{template if len(template) <= _QUOTED else template[: _QUOTED - 1] + '…'}»"
 
@@ -146,7 +138,7 @@ def render(
     slug: str,
     parameters: list[dict[str, Any]],
     expected: Sequence[Expected],
-    context: Sequence[tuple[int, str]],
+    context: Sequence[orjson.Fragment],
     model_version: str,
 ) -> bytes:
     """The anomaly as JSON, revision 0; `score` is 1 − probability of what was seen at this place."""
@@ -180,7 +172,7 @@ def render(
                 for e in expected
             ],
             "explanation": explain(template, finding, expected),
-            "context": [{"template_id": template_hex(number), "template": text} for number, text in context],
+            "context": context,
             "fingerprint": fingerprint(place.service, f"{detector}-end" if finding.is_end else detector, template_id),
             "count": None,
             "correlated": None,
