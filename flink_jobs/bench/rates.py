@@ -14,6 +14,7 @@ from models.errors import DriftwoodError
 
 #: Part of a run that counts: before it the JVM compiles and the models load, after it the last batches drain.
 STEADY = (0.3, 0.95)
+_LEAST_SAMPLES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def samples(cluster: Cluster, job: str, lines: int, timeout_s: float) -> Iterato
             yield time.monotonic(), read, resident_mb(cluster)
             if read >= lines:
                 return
-        time.sleep(0.5)
+        time.sleep(0.25)
 
 
 def measure(
@@ -86,8 +87,10 @@ def measure(
         )
     goal = taken[-1][1]
     steady = [sample for sample in taken if STEADY[0] * goal <= sample[1] <= STEADY[1] * goal]
-    if len(steady) < 5:
-        raise DriftwoodError(f"Only {len(steady)} samples fell into the steady part: measure more lines.")
+    if len(steady) < _LEAST_SAMPLES:
+        raise DriftwoodError(
+            f"Only {len(steady)} samples fell into the steady part of {goal:,} lines: measure more lines."
+        )
     at = np.array([sample[0] for sample in steady])
     read = np.array([sample[1] for sample in steady])
     first, last = steady[0][2], steady[-1][2]

@@ -1,7 +1,8 @@
 """The jobs that the main job is measured against; submitted by `flink run -py`, as it is.
 
 `source`      Kafka raw → blackhole: no Python at all.
-`floor`       Kafka raw → an Arrow UDF that does nothing → blackhole: what crossing into Python costs in batches.
+`floor`       Kafka raw → an Arrow UDF that gives nulls → blackhole: what crossing into Python costs in batches.
+`identity`    Kafka raw → an Arrow UDF that gives back its input → blackhole: what crossing there and back costs; the job, too, carries each line back.
 `per_record`  the main job's work one record at a time: the same core with a batch of one, state and model cached, default bundles.
 """
 

@@ -19,7 +19,8 @@ def command(
     """Measure the job against Flink's own floor and against the same work one record at a time.
 
     A real broker and a standalone cluster with one slot are started; each ratio comes from one run. Only the steady part of each run
-    counts. ratio_floor: against Kafka → an Arrow UDF that does nothing → blackhole. ratio_source: against Kafka → blackhole.
+    counts. ratio_floor: against Kafka → an Arrow UDF that gives nulls → blackhole;
+    ratio_identity: that gives back its input. ratio_source: against Kafka → blackhole.
     ratio_per_record: against the same core with a batch of one. ratio_1000_services, ratio_20000_sessions: against 6 services and 600
     sessions. p50_ms at 100 lines/s, p99_ms at half the top rate, from the broker's time of the line to its anomaly at a consumer.
     """
