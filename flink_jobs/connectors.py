@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from pathlib import Path
 
 import xxhash
+from loguru import logger
 from pyflink.common import Types
 from pyflink.datastream import DataStream, StreamExecutionEnvironment
 from pyflink.datastream.data_stream import KeyedStream
 from pyflink.java_gateway import get_gateway
 from pyflink.table import DataTypes, Schema, StatementSet, StreamTableEnvironment, TableDescriptor
 
-from flink_jobs.settings import FileAddress, KafkaAddress, Settings
+from flink_jobs.addresses import RESULTS, FileAddress, KafkaAddress, parse_sink
+from flink_jobs.settings import Settings
 from models.batch import BatchParams
 from models.elastic import ElasticParams
-from models.errors import SettingsError
 from models.loki import LokiParams
 from models.training_buffer import RedisParams
 from udfs.batch import pack_lines
-from udfs.follow import ReadFilesFn, plan
+from udfs.follow import FollowFilesFn, ReadFilesFn, matching, plan
 from udfs.tags import BYTES
 
 #: Transactions must outlive a checkpoint and a recovery, and stay below the broker's transaction.max.timeout.ms (15 min by default).
@@ -52,15 +53,16 @@ def _describe(connector: str, schema: Schema, options: Mapping[str, str]) -> Tab
     return builder.build()
 
 
+def _label(address: KafkaAddress | FileAddress) -> str:
+    """What tells a source from the others, in every run the same."""
+    return xxhash.xxh32_hexdigest(address.model_dump_json().encode())
+
+
 def kafka_lines(tables: StreamTableEnvironment, address: KafkaAddress, settings: Settings) -> str:
     """The name of a table of raw rows of Kafka topics: value, topic, partition, offset, timestamp; nothing is decoded in the JVM."""
-    start = address.options.get("start", "group")
-    modes = {"earliest": "earliest-offset", "latest": "latest-offset", "group": "group-offsets"}
-    if start not in modes:
-        raise SettingsError(f"start={start} in the source is unknown; write start=earliest, latest or group")
     options = {
         "format": "raw",
-        "scan.startup.mode": modes[start],
+        **address.startup(),
         "scan.topic-partition-discovery.interval": DISCOVERY,
         "properties.group.id": address.options.get("group", settings.job_name),
         "properties.auto.offset.reset": "earliest",
@@ -81,7 +83,7 @@ def kafka_lines(tables: StreamTableEnvironment, address: KafkaAddress, settings:
         .column_by_metadata("timestamp", DataTypes.TIMESTAMP_LTZ(3), is_virtual=True)
         .build()
     )
-    name = f"lines_{xxhash.xxh32_hexdigest(address.model_dump_json().encode())}"  # two sources are two tables, in every run the same
+    name = f"lines_{_label(address)}"
     tables.create_temporary_table(name, _describe("kafka", schema, options))
     return name
 
@@ -91,7 +93,8 @@ def packed_from_kafka(
 ) -> DataStream:
     """Packed batches of a Kafka source; element ROW(shard STRING, packed BYTES)."""
     name = kafka_lines(tables, address, settings)
-    tables.create_temporary_function("pack_lines", pack_lines(params.to_json()))
+    if "pack_lines" not in tables.list_user_defined_functions():  # one for all sources
+        tables.create_temporary_function("pack_lines", pack_lines(params.to_json()))
     packed = tables.sql_query(
         "SELECT p.shard AS shard, p.packed AS packed "
         f"FROM (SELECT pack_lines(`value`, `topic`, `partition`, `offset`, `timestamp`) AS p FROM {name}) "
@@ -103,15 +106,40 @@ def packed_from_kafka(
 def packed_from_files(env: StreamExecutionEnvironment, address: FileAddress, params: BatchParams) -> DataStream:
     """Packed batches of files, in order; element ROW(shard STRING, packed BYTES)."""
     splits = plan(address.path)
+    label = _label(address)
     return (
         env.from_collection([split.to_json() for split in splits], Types.STRING())
-        .uid("files")
+        .uid(f"files-{label}")
         .name("files")
         .set_parallelism(1)
         .flat_map(ReadFilesFn(params.to_json()), PACKED_ROW)
-        .uid("read-files")
+        .uid(f"read-files-{label}")
         .name("read files")
         .set_parallelism(1)  # the parts of a file must be read in order
+    )
+
+
+def packed_from_growing_files(tables: StreamTableEnvironment, address: FileAddress, params: BatchParams) -> DataStream:
+    """Packed batches of files that grow, as they grow; element ROW(shard STRING, packed BYTES).
+
+    Positions are keyed state, and a timer reads on; the ticks only make an unbounded stream with a key, and start the timer.
+    """
+    pattern = str(Path(address.path).absolute())
+    if not matching(pattern):
+        logger.warning(
+            "there is no {} yet: the job waits for it; on a cluster it is looked for on the TaskManager", pattern
+        )
+    label = _label(address)
+    schema = Schema.new_builder().column("tick", DataTypes.BOOLEAN()).build()
+    options = {"rows-per-second": "1", "scan.parallelism": "1"}
+    tables.create_temporary_table(f"ticks_{label}", _describe("datagen", schema, options))
+    ticks = tables.sql_query(f"SELECT 'files' AS shard, CAST(NULL AS BYTES) AS packed FROM ticks_{label}")
+    return (
+        key_by_shard(tables.to_append_stream(ticks, PACKED_ROW))
+        .process(FollowFilesFn(params.to_json(), pattern), PACKED_ROW)
+        .uid(f"follow-files-{label}")
+        .name("follow files")
+        .set_parallelism(1)  # one key
     )
 
 
@@ -133,7 +161,7 @@ class Sinks:
 
     Attributes:
         kafka: topics on one broker for anomalies and, by option, rejects, templates and verdicts.
-        files: a file for anomalies and, by option, for the others.
+        files: files for the same.
     """
 
     kafka: list[KafkaAddress] = field(default_factory=list)
@@ -146,20 +174,15 @@ class Sinks:
     def of(cls, urls: tuple[str, ...]) -> Sinks:
         """The sinks that a list of addresses names."""
         sinks = cls()
-        for url in urls:
-            scheme = urlsplit(url).scheme
-            if scheme == "kafka":
-                sinks.kafka.append(KafkaAddress.parse(url))
-            elif scheme == "file":
-                sinks.files.append(FileAddress.parse(url))
-            elif scheme.startswith("loki"):
-                sinks.loki.append(LokiParams.from_url(url))
-            elif scheme.startswith("redis"):
-                sinks.redis.append(RedisParams.from_url(url))
-            elif scheme.startswith("elastic"):
-                sinks.elastic.append(ElasticParams.from_url(url))
-            else:
-                raise SettingsError(f"{url!r} is no sink this program knows")
+        kinds = {
+            KafkaAddress: sinks.kafka,
+            FileAddress: sinks.files,
+            LokiParams: sinks.loki,
+            RedisParams: sinks.redis,
+            ElasticParams: sinks.elastic,
+        }
+        for sink in map(parse_sink, urls):
+            kinds[type(sink)].append(sink)
         return sinks
 
     def off(self) -> list[str]:
@@ -177,19 +200,18 @@ class Sinks:
         """The topics that are written, by bootstrap servers."""
         found: dict[str, list[str]] = {}
         for address in self.kafka:
-            topics = [self.topic(address, kind) for kind in ("anomalies", "rejects", "templates", "verdicts")]
+            topics = [address.place(kind) for kind in RESULTS]
             found.setdefault(address.servers, []).extend(topic for topic in topics if topic)
         return found
 
-    def topic(self, address: KafkaAddress, kind: str) -> str | None:
-        """The topic of one kind of message; None where it is off."""
-        defaults = {
-            "anomalies": address.topics[0],
-            "rejects": "logs-rejected",
-            "templates": "templates",
-            "verdicts": None,
-        }
-        return address.options.get(kind, defaults[kind]) or None
+    def paths(self, kind: str) -> list[Path]:
+        """The files for one kind of result, each once."""
+        return sorted({path for address in self.files if (path := address.place(kind))})
+
+    @property
+    def has_verdicts(self) -> bool:
+        """True where somebody wants to know which offsets were scored and rejected."""
+        return any(address.place("verdicts") for address in [*self.kafka, *self.files])
 
 
 def send_to_kafka(
@@ -215,6 +237,10 @@ def send_to_kafka(
         options["sink.transactional-id-prefix"] = f"{settings.job_name}-{topic}"
         options["properties.transaction.timeout.ms"] = str(TRANSACTION_TIMEOUT_MS)
     name = topic.replace("-", "_").replace(".", "_")
+    if (
+        f"to_{name}" in tables.list_temporary_tables()
+    ):  # the same topic on another broker, or a name that differs in signs only
+        name = f"{name}_{xxhash.xxh32_hexdigest(f'{address.servers}/{topic}'.encode())}"
     tables.create_temporary_table(f"to_{name}", _describe("kafka", schema, options))
     tables.create_temporary_view(name, messages)
     statements.add_insert(f"to_{name}", tables.from_path(name))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loguru import logger
 
@@ -19,6 +19,10 @@ from models.parsing import ParseParams
 from models.shard import ShardParams
 from models.templates import TemplateParams
 from models.windows import WindowParams
+
+if TYPE_CHECKING:
+    from flink_jobs.addresses import Sink
+    from models.artefact import Artefact
 
 #: Key groups of the keyed state: the most that a job can ever be scaled to; fixed for the life of a state.
 MAX_PARALLELISM = 1024
@@ -74,8 +78,54 @@ def check(settings: Settings) -> None:
                 f"{settings.model} holds no model; train one with `driftwood train DATA --service S --out {settings.model}`."
             )
         logger.info("models: {}", ", ".join(f"{service} {artefact.version}" for service, artefact in artefacts.items()))
+        for warning in differences(artefacts, core_params(settings)[1].windows):
+            logger.warning(warning)
     else:
         logger.warning("no model is given (--model): the job learns templates only and reports no anomaly")
+
+
+def differences(artefacts: Mapping[str, Artefact], windows: WindowParams) -> list[str]:
+    """What of the job differs from what models were trained with: which setting, what follows, what to do; one text a setting."""
+    found = []
+    gaps = {
+        name: artefact.session_gap_ms
+        for name, artefact in artefacts.items()
+        if artefact.session_gap_ms != windows.session_gap_ms
+    }
+    if gaps:
+        trained = ", ".join(f"{name}: {gap_ms / 1000:g}" for name, gap_ms in gaps.items())
+        found.append(
+            f"session_gap_s is {windows.session_gap_ms / 1000:g} here, and was another in training ({trained}): sessions are forgotten earlier "
+            "or later than the model has seen, so lines after a pause are judged by other lines before them; set session_gap_s to the "
+            "value of the training, or train again with this one"
+        )
+    lengths = {name: artefact.length for name, artefact in artefacts.items() if artefact.length != windows.length}
+    if lengths:
+        trained = ", ".join(f"{name}: {length}" for name, length in lengths.items())
+        found.append(
+            f"a window holds {windows.length} lines here, and another number in training ({trained}): the model sees windows of a length "
+            "that it has not learned, and its probabilities are off; train again with this release"
+        )
+    return found
+
+
+def check_patience(sinks: Iterable[Sink], checkpoint_timeout_s: float) -> None:
+    """Passes when no sink that is away can hold a checkpoint beyond its timeout.
+
+    Raises:
+        SettingsError: names each sink whose retries take too long.
+    """
+    wrong = []
+    for sink in sinks:
+        retry = getattr(sink, "retry", None)
+        if retry is None:
+            continue  # Kafka and files: nothing of ours is repeated
+        try:
+            retry.check(checkpoint_timeout_s)
+        except SettingsError as error:
+            wrong.append(f"{type(sink).__name__.removesuffix('Params')}: {error}")
+    if wrong:
+        raise SettingsError("\n".join(wrong))
 
 
 def build(settings: Settings, *, conf: Mapping[str, str] | None = None) -> Any:
@@ -93,13 +143,12 @@ def build(settings: Settings, *, conf: Mapping[str, str] | None = None) -> Any:
     from pyflink.datastream import StreamExecutionEnvironment
     from pyflink.table import StreamTableEnvironment
 
+    from flink_jobs.addresses import parse_sink
     from flink_jobs.connectors import Sinks
     from flink_jobs.pipeline import build_pipeline
 
     logger.info("settings: {}", settings.shown())
     sinks = Sinks.of(settings.sink)
-    if settings.create_topics:
-        topics.ensure(settings, sinks.topics())
     off = sinks.off()
     if off:
         logger.info("sinks that are not configured and so are off: {}", ", ".join(off))
@@ -118,6 +167,9 @@ def build(settings: Settings, *, conf: Mapping[str, str] | None = None) -> Any:
             f"shards is {settings.shards}, below the parallelism of {parallelism}: some slots would stay idle; "
             "set shards to a multiple of the parallelism (before the job's first start: it is part of the state)."
         )
+    check_patience(map(parse_sink, settings.sink), env.get_checkpoint_config().get_checkpoint_timeout() / 1000)
+    if settings.create_topics:
+        topics.ensure(settings, sinks.topics())
     env.set_parallelism(parallelism)
     env.set_max_parallelism(MAX_PARALLELISM)
     batching, shard = core_params(settings)

@@ -2,15 +2,16 @@
 
 ```
 kafka://…  raw rows ──→ pack lines (Arrow UDF: parse, redact, mask) ─┐
-file:…     splits ────→ read files (the same, on chunks) ────────────┴─→ packed batches, one for each shard
+file:…     splits ────→ read files (the same, on chunks) ────────────┤
+   ?follow=1  ticks ──→ follow files (the same, as they grow) ───────┴─→ packed batches, one for each shard
                                                                              │ key by shard
                                                                              ▼
                                                           detect (templates → windows → DeepLog)
      main output: anomalies ──→ Kafka
-     |=> rejects    ──────────→ Kafka logs-rejected   ◄── entries that Loki or Elastic refused
-     |=> catalogue  ──────────→ Kafka templates (compacted)
-     |=> ranges     ──────────→ Kafka verdicts (off by default)
-     |=> deliveries ──────────→ Loki, Elastic, files
+     |=> rejects    ──────────→ Kafka logs-rejected, file   ◄── entries that Loki or Elastic refused
+     |=> catalogue  ──────────→ Kafka templates (compacted), file
+     |=> ranges     ──────────→ Kafka verdicts, file (off by default)
+     |=> deliveries ──────────→ Loki, Elastic, file
      |=> sequences  ──────────→ Redis
 ```
 """
@@ -18,26 +19,30 @@ file:…     splits ────→ read files (the same, on chunks) ───�
 from __future__ import annotations
 
 from dataclasses import replace
-from urllib.parse import urlsplit
+from pathlib import Path
 
+import xxhash
 from pyflink.common import Row
 from pyflink.datastream import DataStream, StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
 
+from flink_jobs.addresses import RESULTS, KafkaAddress, parse_source
 from flink_jobs.connectors import (
+    PACKED_ROW,
     Sinks,
     key_by_shard,
     packed_from_files,
+    packed_from_growing_files,
     packed_from_kafka,
     send_to_kafka,
 )
-from flink_jobs.settings import FileAddress, KafkaAddress, Settings
+from flink_jobs.settings import Settings
 from models.batch import BatchParams
 from models.shard import ShardParams
 from udfs.deliver import DeliverToElastic, DeliverToLoki, DeliverToRedis
 from udfs.detect import DetectFn
 from udfs.tags import BYTES, CATALOGUE, DELIVERIES, MESSAGE, RANGES, REJECTS, SEQUENCES
-from udfs.write_file import WriteFileFn
+from udfs.write_file import WriteFileFn, to_file
 
 
 def build_pipeline(
@@ -54,22 +59,20 @@ def build_pipeline(
     packed = _packed(env, tables, settings, batching)
 
     # main: MESSAGE(service, anomaly JSON)
-    detected = (
+    anomalies = (
         key_by_shard(packed)
         .process(
             DetectFn(
                 replace(shard, has_sequences=bool(sinks.redis)),
                 str(settings.model) if settings.model else None,
                 has_deliveries=bool(sinks.loki or sinks.elastic or sinks.files),
-                has_ranges=any(sinks.topic(address, "verdicts") for address in sinks.kafka),
+                has_ranges=sinks.has_verdicts,
             ),
             MESSAGE,
         )
         .uid("detect")
         .name("detect")
     )
-    # A slot has one Python process, so one interpreter lock: in a slot of their own both halves of the work run at once.
-    anomalies = detected.slot_sharing_group("detect") if settings.apart else detected
     rejects = anomalies.get_side_output(REJECTS).name("rejects")  # MESSAGE(topic, dead letter JSON)
     catalogue = anomalies.get_side_output(CATALOGUE).name("catalogue")  # MESSAGE(service/template id, template JSON)
     ranges = anomalies.get_side_output(RANGES).name("ranges")  # MESSAGE(shard, account JSON)
@@ -78,8 +81,6 @@ def build_pipeline(
 
     for number, redis in enumerate(sinks.redis):
         sequences.process(DeliverToRedis(redis), BYTES).uid(f"redis-{number}").name("redis")
-    for number, file in enumerate(sinks.files):
-        deliveries.process(WriteFileFn(file.path), BYTES).uid(f"file-{number}").name("file").set_parallelism(1)
     refused = [
         *(
             deliveries.process(DeliverToLoki(loki), BYTES).uid(f"loki-{n}").name("loki")
@@ -92,13 +93,18 @@ def build_pipeline(
     ]
     letters = rejects.union(*(_as_messages(stream) for stream in refused)) if refused else rejects
 
+    written = {"anomalies": deliveries, "rejects": letters, "templates": catalogue, "verdicts": ranges}
+    for kind in RESULTS:
+        for path in sinks.paths(kind):
+            _write_file(written[kind], kind, path)
+
     statements = tables.create_statement_set()
     for address in sinks.kafka:
         streams = {"anomalies": anomalies, "rejects": letters, "templates": catalogue, "verdicts": ranges}
-        for kind, messages in streams.items():
-            topic = sinks.topic(address, kind)
+        for kind in RESULTS:
+            topic = address.place(kind)
             if topic:
-                send_to_kafka(statements, tables, messages, address, topic, settings)
+                send_to_kafka(statements, tables, streams[kind], address, topic, settings)
     if sinks.kafka:
         statements.attach_as_datastream()
 
@@ -106,14 +112,28 @@ def build_pipeline(
 def _packed(
     env: StreamExecutionEnvironment, tables: StreamTableEnvironment, settings: Settings, batching: BatchParams
 ) -> DataStream:
-    streams = [
-        packed_from_kafka(tables, KafkaAddress.parse(url), settings, batching)
-        if urlsplit(url).scheme == "kafka"
-        else packed_from_files(env, FileAddress.parse(url), batching)
-        for url in settings.source
-    ]
+    streams = []
+    for source in map(parse_source, settings.source):
+        if isinstance(source, KafkaAddress):
+            streams.append(packed_from_kafka(tables, source, settings, batching))
+        elif source.is_followed:
+            streams.append(packed_from_growing_files(tables, source, batching))
+        else:
+            streams.append(packed_from_files(env, source, batching))
     return streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
 
 
 def _as_messages(letters: DataStream) -> DataStream:
     return letters.map(lambda letter: Row(b"sink", letter), MESSAGE).name("dead letters")
+
+
+def _write_file(results: DataStream, kind: str, path: Path) -> None:
+    """Write one kind of result to a file; the writer keeps the file's length, so it has a key, and there is one of it."""
+    label = xxhash.xxh32_hexdigest(f"{kind} {path}".encode())
+    (
+        key_by_shard(results.map(to_file, PACKED_ROW).uid(f"to-file-{label}").name(f"{kind} to file"))
+        .process(WriteFileFn(str(path), has_anomalies=kind == "anomalies"), BYTES)
+        .uid(f"file-{label}")
+        .name(f"{kind} file")
+        .set_parallelism(1)
+    )

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -19,92 +18,9 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from flink_jobs.addresses import RESULTS, FileAddress, masked, parse_sink, parse_source
+from flink_jobs.addresses import KafkaAddress as KafkaAddress
 from models.errors import SettingsError
-
-#: Secrets of these names are masked wherever settings are shown.
-_SECRET_PROPERTIES = ("password", "secret", "jaas", "token", "credential")
-
-
-class Strict(BaseModel):
-    """A group of settings in which an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class KafkaAddress(Strict):
-    """A place in Kafka: `kafka://host:9092[,host:9092]/topic[,topic]?name=value…`.
-
-    Attributes:
-        servers: bootstrap servers.
-        topics: topic names; empty where `pattern` is set.
-        pattern: a regular expression over topic names; new topics and partitions are found while the job runs.
-        options: the rest of the query: `start` (earliest|latest|group|ISO time) and `until` (latest) for sources; `rejects`, `templates`,
-            `verdicts` (topic names) for sinks; anything with a dot goes to the client as a Kafka property.
-    """
-
-    servers: str
-    topics: tuple[str, ...] = ()
-    pattern: str | None = None
-    options: dict[str, str] = Field(default_factory=dict)
-
-    @classmethod
-    def parse(cls, url: str) -> KafkaAddress:
-        """The address in a URL.
-
-        Raises:
-            SettingsError: if a part is missing.
-
-        >>> KafkaAddress.parse("kafka://localhost:9092/logs").topics
-        ('logs',)
-        """
-        parts = urlsplit(url)
-        if parts.username or parts.password:
-            raise SettingsError(
-                f"{url.split('@')[-1]!r}: user and password do not go into a kafka:// address, where process lists show them; "
-                "set sasl.* in kafka_properties (file or DRIFTWOOD_KAFKA_PROPERTIES)."
-            )
-        options = dict(parse_qsl(parts.query, keep_blank_values=True))
-        pattern = options.pop("pattern", None)
-        topics = tuple(topic for topic in unquote(parts.path).strip("/").split(",") if topic)
-        if not parts.netloc or not (topics or pattern):
-            raise SettingsError(
-                f"{url!r} is no Kafka address; write kafka://host:9092/topic, kafka://host:9092/a,b or kafka://host:9092/?pattern=logs-.*"
-            )
-        return cls(servers=parts.netloc, topics=topics, pattern=pattern, options=options)
-
-    @property
-    def properties(self) -> dict[str, str]:
-        """The options that are Kafka client properties."""
-        return {name: value for name, value in self.options.items() if "." in name}
-
-
-class FileAddress(Strict):
-    """A file, folder or pattern: `file:/path/app.log`."""
-
-    path: str
-
-    @classmethod
-    def parse(cls, url: str) -> FileAddress:
-        """The address in a URL.
-
-        Raises:
-            SettingsError: no path, or an option: there is none.
-
-        >>> FileAddress.parse("file:app.log")
-        FileAddress(path='app.log')
-        """
-        parts = urlsplit(url)
-        path = unquote(parts.netloc + parts.path)
-        if not path:
-            raise SettingsError(f"{url!r} names no file; write file:path/to/app.log")
-        if parts.query:
-            raise SettingsError(
-                f"{url!r}: a file takes no options; it is read once to its end. Send a growing file to Kafka with a collector."
-            )
-        return cls(path=path)
-
-
-SINK_SCHEMES = ("kafka", "file", "loki", "lokis", "redis", "rediss", "elastic", "elastics")
 
 
 class Settings(BaseSettings):
@@ -143,10 +59,6 @@ class Settings(BaseSettings):
         ge=1,
         le=1_024,
         description="slots the job uses; default: what `flink run -p` or the cluster says, one a core on a mini-cluster",
-    )
-    apart: bool = Field(
-        default=False,
-        description="parse and detect in separate slots, so in separate Python processes: more lines a second for twice the slots",
     )
     shards: int = Field(
         default=8,
@@ -220,16 +132,13 @@ class Settings(BaseSettings):
         """One address or several with white space between them, as an environment variable has them."""
         return tuple(value.split()) if isinstance(value, str) else value
 
-    @field_validator("source")
+    @field_validator("source", "sink")
     @classmethod
-    def _sources(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        parsers = {"kafka": KafkaAddress.parse, "file": FileAddress.parse}
-        wrong = []
+    def _addresses(cls, urls: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        """Every fault of every address at once."""
+        parse = parse_source if info.field_name == "source" else parse_sink
+        wrong = [f"{masked(url)!r} is given twice" for url in sorted({url for url in urls if urls.count(url) > 1})]
         for url in urls:
-            parse = parsers.get(urlsplit(url).scheme)
-            if parse is None:
-                wrong.append(f"{url!r}: a source is kafka://… or file:…")
-                continue
             try:
                 parse(url)
             except SettingsError as error:
@@ -238,17 +147,31 @@ class Settings(BaseSettings):
             raise ValueError("; ".join(wrong))
         return urls
 
-    @field_validator("sink")
-    @classmethod
-    def _sinks(cls, urls: tuple[str, ...]) -> tuple[str, ...]:
-        wrong = [url for url in urls if urlsplit(url).scheme not in SINK_SCHEMES]
-        if wrong:
-            raise ValueError(f"{', '.join(wrong)}: a sink starts with one of {', '.join(SINK_SCHEMES)}")
-        return urls
+    @model_validator(mode="after")
+    def _files(self) -> Settings:
+        """No file holds two kinds of result, and none is read back."""
+        sinks = [address for address in map(parse_sink, self.sink) if isinstance(address, FileAddress)]
+        sources = [address for address in map(parse_source, self.source) if isinstance(address, FileAddress)]
+        kinds: dict[Path, str] = {}
+        for address in sinks:
+            for kind in RESULTS:
+                path = address.place(kind)
+                if path is None:
+                    continue
+                if kinds.setdefault(path, kind) != kind:
+                    raise ValueError(
+                        f"{path} would hold {kinds[path]} and {kind}; give one of them another path ({kind}=PATH)"
+                    )
+                if any(source.reads(path) for source in sources):
+                    raise ValueError(
+                        f"{path} would be read by a source while the sink writes {kind} to it; put results into another folder"
+                    )
+        return self
 
     def shown(self) -> dict[str, Any]:
         """The effective settings, secrets masked, for the log at start."""
-        return self.model_dump(mode="json", exclude_none=True)
+        addresses = {name: [masked(url) for url in getattr(self, name)] for name in ("source", "sink")}
+        return self.model_dump(mode="json", exclude_none=True) | addresses
 
 
 def load(config: Path | None = None, **flags: Any) -> Settings:

@@ -1,15 +1,22 @@
-"""The source for use without a broker: files, read in order, as packed batches.
+"""The sources for use without a broker: files, read in order, as packed batches.
 
-The client plans splits (a range of one file's decompressed bytes each); the operator reads them in turn and keeps the stream of the
-file open in between.
+Files that are complete: the client plans splits (a range of one file's decompressed bytes each); the operator reads them in turn and keeps
+the stream of the file open in between.
+
+Files that grow: a tick keeps the job alive, and a timer looks at the files (models/tail.py decides what is read). Positions are keyed
+state, so a restart goes on where its checkpoint was.
 """
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import gzip
 import io
-from collections.abc import Iterator
+import os
+import stat
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -17,16 +24,23 @@ from typing import Any, BinaryIO, Final
 import numpy as np
 import orjson
 import zstandard
+from loguru import logger
 from pyflink.common import Row
-from pyflink.datastream import FlatMapFunction, RuntimeContext
+from pyflink.datastream import FlatMapFunction, KeyedProcessFunction, RuntimeContext
 
 from models.batch import Batcher, BatchParams
 from models.errors import DataSetError
+from models.generations import FileId, Seen
 from models.parsing import Raw
+from models.tail import COMPRESSED, Tail, TailParams
+from udfs.state import POSITIONS
 from udfs.worker import prepare_worker, settle
 
 SPLIT_BYTES: Final = 4 << 20
 BATCH_LINES: Final = 10_000
+#: How often growing files are looked at, and the longest that one look may read before a checkpoint can pass, in ms.
+LOOK_MS: Final = 200
+READ_MS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +90,20 @@ def _size(path: Path) -> int:
     return size
 
 
+def matching(pattern: str) -> list[Path]:
+    """What is in a folder, or what a path or glob pattern stands for; sorted by name."""
+    if Path(pattern).is_dir():
+        return sorted(Path(pattern).iterdir())
+    return [Path(name) for name in sorted(glob.glob(pattern))]  # noqa: PTH207 — the pattern is the user's, absolute or not
+
+
 def plan(pattern: str) -> list[Split]:
     """The splits of every file that a path or glob pattern names, in order of name.
 
     Raises:
         DataSetError: if there is no such file.
     """
-    paths = [Path(name) for name in sorted(glob.glob(pattern)) if Path(name).is_file()]  # noqa: PTH207 — the pattern is the user's, absolute or not
-    if Path(pattern).is_dir():
-        paths = sorted(path for path in Path(pattern).iterdir() if path.is_file())
+    paths = [path for path in matching(pattern) if path.is_file()]
     if not paths:
         raise DataSetError(f"There is no file {pattern}; give a file, a folder or a pattern such as 'logs/*.log'.")
     splits = []
@@ -156,3 +175,130 @@ class ReadFilesFn(FlatMapFunction):
             lines.append(line.rstrip(b"\r\n"))
         self._line += len(lines)
         return lines
+
+
+class LogFiles:
+    """The files that a path, folder or pattern names, as models/tail.py sees them; compressed ones, and hidden ones of a folder, are left out."""
+
+    def __init__(self, pattern: str) -> None:
+        self._pattern = pattern
+        self._held: dict[FileId, tuple[str, int]] = {}  # path when it was opened, descriptor
+
+    def logs(self) -> list[Seen]:
+        """The files to follow that are there now, sorted by path."""
+        is_folder = Path(self._pattern).is_dir()
+        return _seen(path for path in matching(self._pattern) if not (is_folder and path.name.startswith(".")))
+
+    def beside(self, path: str) -> list[Seen]:
+        """All files in the folder of a path; a link is no other file."""
+        folder = Path(path).parent
+        return _seen(folder.iterdir(), is_link_followed=False) if folder.is_dir() else []
+
+    def hold(self, seen: Seen) -> bool:
+        """Keep a file open; False if its name means another file by now, or none."""
+        if seen.file in self._held:
+            return True
+        try:
+            descriptor = os.open(seen.path, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) != seen.file:
+            os.close(descriptor)
+            return False
+        self._held[seen.file] = seen.path, descriptor
+        return True
+
+    def held(self, file: FileId) -> Seen | None:
+        """The file as it is now; None if it is not held."""
+        if file not in self._held:
+            return None
+        path, descriptor = self._held[file]
+        return _seen_as(path, os.fstat(descriptor))
+
+    def release(self, file: FileId) -> None:
+        """Close a file."""
+        if file in self._held:
+            os.close(self._held.pop(file)[1])
+
+    def read(self, file: FileId, start: int, count: int) -> bytes:
+        """Bytes of a file that is held; fewer than asked for at its end."""
+        return os.pread(self._held[file][1], count, start)
+
+    def close(self) -> None:
+        """Close all files."""
+        for file in list(self._held):
+            self.release(file)
+
+
+def _seen_as(path: str, found: os.stat_result) -> Seen:
+    return Seen(path, (found.st_dev, found.st_ino), found.st_size, found.st_mtime_ns)
+
+
+def _seen(paths: Iterable[Path], *, is_link_followed: bool = True) -> list[Seen]:
+    seen = []
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):  # gone since it was listed, or a link to nothing
+            found = path.stat(follow_symlinks=is_link_followed)
+            if stat.S_ISREG(found.st_mode) and path.suffix not in COMPRESSED:
+                seen.append(_seen_as(str(path), found))
+    return seen
+
+
+class FollowFilesFn(KeyedProcessFunction):
+    """Follows growing files and packs their lines; an element only starts the timer.
+
+    State: under the source's one key, `POSITIONS`; bound as in models/tail.py. The decoded tail and the open files are a cache.
+    """
+
+    def __init__(self, params: str, pattern: str) -> None:
+        self._params = params
+        self._pattern = pattern
+
+    def open(self, runtime_context: RuntimeContext) -> None:
+        """Build the core from its parameters, and get the state."""
+        prepare_worker()
+        self._batcher: Batcher = BatchParams.from_json(self._params).build()
+        self._positions = runtime_context.get_map_state(POSITIONS)
+        self._files = LogFiles(self._pattern)
+        self._tail: Tail | None = None
+        settle()
+
+    def close(self) -> None:
+        """Close the files."""
+        self._files.close()
+
+    def process_element(self, value: Any, ctx: KeyedProcessFunction.Context) -> Iterator[Any]:
+        """See that the timer runs."""
+        _set_timer(ctx)
+        yield from ()
+
+    def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Any]:
+        """The packed batches of what is new in the files."""
+        if self._tail is None:
+            self._tail = TailParams(batch_lines=BATCH_LINES).build(dict(self._positions.items()))
+        until = time.monotonic() + READ_MS / 1000
+        has_more = True
+        while has_more and time.monotonic() < until:
+            step = self._tail.step(self._files, int(time.time() * 1000))
+            has_more = step.has_more
+            self._write(step.writes)
+            for note in step.notes:
+                logger.warning(note)
+            for raw in step.batches:
+                for shard, packed in self._batcher.step(raw):
+                    yield Row(str(shard), packed)
+        _set_timer(ctx)
+
+    def _write(self, writes: dict[str, bytes | None]) -> None:
+        for path, position in writes.items():
+            if position is None:
+                self._positions.remove(path)
+            else:
+                self._positions.put(path, position)
+
+
+def _set_timer(ctx: Any) -> None:
+    """One timer at the next full interval; setting it twice is setting it once."""
+    now = int(time.time() * 1000)
+    ctx.timer_service().register_processing_time_timer(now - now % LOOK_MS + LOOK_MS)

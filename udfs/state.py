@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyflink.common import Types
-from pyflink.datastream.state import MapStateDescriptor
+from pyflink.datastream.state import MapStateDescriptor, ValueStateDescriptor
 
 from udfs.tags import BYTES
 
@@ -11,3 +11,7 @@ from udfs.tags import BYTES
 TEMPLATES = MapStateDescriptor("templates", Types.STRING(), BYTES)
 #: position → journal entry (models/shard.py); the first is a snapshot once there is one.
 JOURNAL = MapStateDescriptor("journal", Types.LONG(), BYTES)
+#: path → position in the files it has stood for (models/tail.py), under the one key of a followed source.
+POSITIONS = MapStateDescriptor("positions", Types.STRING(), BYTES)
+#: Length in bytes of a written file with all that was written up to a checkpoint, under the one key of a file.
+LENGTH = ValueStateDescriptor("length", Types.LONG())

@@ -1,56 +1,75 @@
-"""Anomalies to a file, one JSON object a line: the sink for use without a broker."""
+"""Results to files, one JSON object a line: the sink for use without a broker."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import orjson
-from pyflink.datastream import ProcessFunction, RuntimeContext
+from pyflink.common import Row
+from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 
-from udfs.deliver import element_bytes
+from udfs.state import LENGTH
 
 
-class WriteFileFn(ProcessFunction):
-    """Appends each anomaly to a file, once: after a restart, lines that are there already are not written again.
+def to_file(element: Any) -> Row:
+    """ROW(key, lines) of an element: lines, or a message ROW(key, line)."""
+    return Row("file", element if isinstance(element, bytes) else element[1])
 
-    State: none in Flink; the file itself tells which (id, revision) it holds, and a torn last line is cut off when it is opened.
+
+class WriteFileFn(KeyedProcessFunction):
+    """Appends the lines of each element to a file, exactly once, and hands them to the operating system before it returns.
+
+    After a restart the file is cut to its length at the checkpoint, when the first element comes: what was behind it is written again.
+    Without a checkpoint only a torn last line is cut off, and of anomalies those are left out that an earlier run wrote.
+
+    State: `LENGTH`.
     """
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, *, has_anomalies: bool) -> None:
+        self._path = Path(path)
+        self._has_anomalies = has_anomalies
 
     def open(self, runtime_context: RuntimeContext) -> None:
-        """Read which anomalies are there, cut off a torn line, and open the file for appending."""
-        path = Path(self._path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._written: set[tuple[str, int]] = set()
-        whole = 0
-        if path.exists():
-            with path.open("rb") as lines:
-                for line in lines:
-                    if not line.endswith(b"\n"):
-                        break
-                    whole += len(line)
-                    self._written.add(_identity(line))
-        self._file: BinaryIO = path.open("ab")
-        os.ftruncate(self._file.fileno(), whole)
+        """Get the state; the file is opened with the first element, for only then the state can be read."""
+        self._length = runtime_context.get_state(LENGTH)
+        self._file: BinaryIO | None = None
+        self._earlier: set[tuple[str, int]] = set()
 
-    def process_element(self, value: bytes, ctx: ProcessFunction.Context) -> Iterator[bytes]:
-        """Append the batch's anomalies and flush them."""
-        for line in element_bytes(value).split(b"\n"):
-            identity = _identity(line)
-            if identity not in self._written:
-                self._written.add(identity)
-                self._file.write(line + b"\n")
+    def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[bytes]:
+        """Append the element's lines."""
+        if self._file is None:
+            self._file = self._opened()
+        lines = value.split(b"\n")
+        self._file.write(
+            b"".join(line + b"\n" for line in lines if not (self._earlier and _identity(line) in self._earlier))
+        )
         self._file.flush()
+        self._length.update(self._file.tell())
         yield from ()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+
+    def _opened(self) -> BinaryIO:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = self._path.open("a+b")
+        length = self._length.value()
+        file.seek(0)
+        whole = 0
+        for line in file:
+            if not line.endswith(b"\n") or (length is not None and whole >= length):
+                break
+            whole += len(line)
+            if self._has_anomalies:
+                self._earlier.add(_identity(line))
+        os.ftruncate(file.fileno(), whole)
+        file.seek(0, os.SEEK_END)
+        return file
 
 
 def _identity(line: bytes) -> tuple[str, int]:
