@@ -74,6 +74,16 @@ class FlinkRest:
         """The number of completed checkpoints, over all restarts."""
         return int(self.call(f"/jobs/{job}/checkpoints").get("counts", {}).get("completed", 0))
 
+    def checkpoint_began_s(self, job: str) -> float | None:
+        """When the checkpoint under way began, in seconds of the clock; None if none is. The answer is up to three seconds old."""
+        history = self.call(f"/jobs/{job}/checkpoints").get("history", [])
+        began = [entry["trigger_timestamp"] / 1000 for entry in history if entry["status"] == "IN_PROGRESS"]
+        return min(began, default=None)
+
+    def parallelism(self, job: str) -> dict[str, int]:
+        """The parallelism of each task of a job, by the names of its operators."""
+        return {vertex["name"]: vertex["parallelism"] for vertex in self.call(f"/jobs/{job}")["vertices"]}
+
     def restarts(self, job: str) -> int:
         """How many times the job was restarted; by the metric, which may be missing for a while, or the failures on record."""
         metrics = self.call(f"/jobs/{job}/metrics?get=numRestarts")

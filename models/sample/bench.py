@@ -74,6 +74,8 @@ _PHRASES = (
     "held by worker %d until epoch %d plus %d s",
     "under quota %d with %d waiting and %d running",
 )
+_TAIL = '"}'  # what ends a line after its message
+_LETTERS = np.frombuffer(b"abcdefghijklmnopqrstuvwxyz", np.uint8)
 _FILL = "while the coordinator kept its term and the peers agreed about the order of all earlier changes in this group"
 
 
@@ -89,6 +91,7 @@ class BenchParams:
         session_lines: length of a session; then another with a new id takes its place.
         novel_ratio: share of the windows never seen before, once each workflow was walked once (0 gives training lines).
         line_bytes: about this long.
+        random_ratio: share of lines that end with a random word, which no mask knows and no other line has.
         lines_per_s: of event time.
         workflow_lines: length of a workflow's cycle.
 
@@ -105,6 +108,7 @@ class BenchParams:
     workflows_per_service: int = 4
     novel_ratio: float = 0.1
     line_bytes: int = 250
+    random_ratio: float = 0.0
     lines_per_s: int = 10_000
     seed: int = 11
     start_ms: int = START_MS
@@ -118,6 +122,8 @@ class BenchParams:
             raise ValueError(f"session_lines must be at least {_TOUCHED + 2}")
         if not 0 <= self.novel_ratio <= _NEW / self.session_lines:
             raise ValueError(f"novel_ratio can be at most {_NEW / self.session_lines:.2f} with sessions this long")
+        if not 0 <= self.random_ratio <= 1:
+            raise ValueError("random_ratio must lie between 0 and 1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +166,7 @@ def bench_lines(params: BenchParams, block: int = 10_000) -> Iterator[list[bytes
     20
     """
     formats = _formats(params)
-    rng = np.random.default_rng((params.seed, 1))
+    rng, word_rng = np.random.default_rng((params.seed, 1)), np.random.default_rng((params.seed, 2))
     names = [f"svc-{number:04d}" for number in range(params.services)]
     for columns in bench_columns(params, block):
         size = len(columns.ts)
@@ -177,6 +183,9 @@ def bench_lines(params: BenchParams, block: int = 10_000) -> Iterator[list[bytes
             strict=True,
         )
         text = [formats[t] % (seconds[s], ms, names[v], k, a, b, c) for t, s, ms, v, k, a, b, c in rows]
+        if params.random_ratio:
+            for line in np.flatnonzero(word_rng.random(size) < params.random_ratio).tolist():
+                text[line] = f"{text[line].removesuffix(_TAIL)} {_word(word_rng)}{_TAIL}"
         yield "\n".join(text).encode().split(b"\n")
 
 
@@ -238,6 +247,11 @@ def _formats(params: BenchParams) -> list[str]:
         fill = _FILL[: max(0, spare)].rsplit(" ", 1)[0] if spare < len(_FILL) else _FILL
         formats.append(shell.replace("{level}", level).replace("{text}", f"{head} {fill}".strip()))
     return formats
+
+
+def _word(rng: np.random.Generator) -> str:
+    """Twelve random letters."""
+    return rng.choice(_LETTERS, 12).tobytes().decode()
 
 
 def _rank(keys: Ints) -> Ints:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from flink_jobs.runtime.broker import Broker
+    from flink_jobs.runtime.cluster import Cluster
+    from tests.e2e.shop_stream import Shop, ShopStream
+
+# Its assertions speak as those of a test do.
+pytest.register_assert_rewrite("tests.e2e.shop_stream")
 
 _numbers = itertools.count(1)
 
@@ -75,3 +81,38 @@ def read(kafka_broker: Broker) -> Callable[..., list[bytes]]:
             consumer.close()
 
     return values
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A shop's log and a model of its first part."""
+    from tests.e2e.shop_stream import open_shop
+
+    return open_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture
+def stream(
+    flink_cluster: Cluster,
+    kafka_broker: Broker,
+    new_topic: Callable[..., str],
+    shop: Shop,
+    caplog: pytest.LogCaptureFixture,
+) -> Iterator[Callable[..., ShopStream]]:
+    """Makes the topics of a test and the job between them; the job is gone afterwards, and the cluster whole."""
+    from tests.e2e.shop_stream import ShopStream
+
+    # pytest keeps every record that is logged, and with those of kafka-python its sockets.
+    caplog.set_level(logging.CRITICAL, logger="kafka")
+    opened: list[ShopStream] = []
+
+    def make(*sinks: str) -> ShopStream:
+        opened.append(ShopStream(flink_cluster, kafka_broker, new_topic, shop.model, sinks))
+        return opened[-1]
+
+    yield make
+    kafka_broker.start()
+    for one in opened:
+        one.cancel()
+    while len(flink_cluster.taskmanagers) < flink_cluster.wanted:
+        flink_cluster.start_taskmanager()

@@ -46,7 +46,22 @@ def test_the_same_seed_gives_the_same_lines() -> None:
     assert once == again
 
 
-@pytest.mark.parametrize("wrong", [{"lines": 0}, {"templates": 10_000}, {"novel_ratio": 0.9}, {"session_lines": 5}])
+def test_a_share_of_the_lines_ends_with_a_word_of_its_own_and_is_else_the_same() -> None:
+    plain, worded = (
+        [
+            json.loads(value)["message"]
+            for value in chain.from_iterable(bench_lines(BenchParams(lines=4_000, random_ratio=ratio), block=500))
+        ]
+        for ratio in (0.0, 0.25)
+    )
+    words = [message.rsplit(" ", 1)[1] for message, other in zip(worded, plain, strict=True) if message != other]
+    assert 0.22 <= len(words) / len(plain) <= 0.28
+    assert len(set(words)) == len(words)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lines": 0}, {"templates": 10_000}, {"novel_ratio": 0.9}, {"session_lines": 5}, {"random_ratio": 2}]
+)
 def test_figures_out_of_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=r"must|at most"):
         BenchParams(**wrong)
