@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,13 +21,15 @@ _LEAST_SAMPLES = 3
 class Rate:
     """What a run read in its steady part.
 
-    Units: `lines_per_s`; `seconds` is the length of the steady part. `memory` is resident MB by process kind, at its start and end.
+    Units: `lines_per_s`; `seconds` is the length of the steady part. `memory` is MB at its start and end: resident, by kind of process,
+    and the size of the newest checkpoint. `slope` is how much each grew over the second half of the run, as a share of its mean there.
     """
 
     lines_per_s: float
     seconds: float
     lines: int
     memory: dict[str, tuple[float, float]]
+    slope: dict[str, float]
 
 
 def _source(cluster: Cluster, job: str) -> tuple[str, list[str]]:
@@ -38,16 +40,18 @@ def _source(cluster: Cluster, job: str) -> tuple[str, list[str]]:
     return vertex, wanted
 
 
-def resident_mb(cluster: Cluster) -> dict[str, float]:
-    """Resident memory of the TaskManagers and of the Python workers, MB."""
+def memory_mb(cluster: Cluster, job: str) -> dict[str, float]:
+    """Resident memory of the TaskManagers and of the Python workers, and the state in the newest checkpoint, MB."""
+    newest = cluster.rest.call(f"/jobs/{job}/checkpoints").get("latest", {}).get("completed") or {}
     return {
+        "state": newest.get("state_size", 0) / 1e6,
         "taskmanager": sum(psutil.Process(process.pid).memory_info().rss for process in cluster.taskmanagers) / 1e6,
         "python": sum(worker.memory_info().rss for worker in cluster.python_workers()) / 1e6,
     }
 
 
 def samples(cluster: Cluster, job: str, lines: int, timeout_s: float) -> Iterator[tuple[float, int, dict[str, float]]]:
-    """(time, records read, memory) once a second until all lines are read."""
+    """(time, records read, memory) a few times a second until all lines are read."""
     deadline = time.monotonic() + timeout_s
     vertex, names = "", []
     while time.monotonic() < deadline:
@@ -58,7 +62,7 @@ def samples(cluster: Cluster, job: str, lines: int, timeout_s: float) -> Iterato
         if names:
             found = cluster.rest.call(f"/jobs/{job}/vertices/{vertex}/subtasks/metrics?get={','.join(names)}")
             read = int(max((metric.get("sum", 0) for metric in found), default=0))
-            yield time.monotonic(), read, resident_mb(cluster)
+            yield time.monotonic(), read, memory_mb(cluster, job)
             if read >= lines:
                 return
         time.sleep(0.25)
@@ -99,4 +103,16 @@ def measure(
         seconds=float(at[-1] - at[0]),
         lines=goal,
         memory={name: (first[name], last[name]) for name in first},
+        slope={name: _slope([sample[2][name] for sample in taken]) for name in first},
     )
+
+
+def _slope(values: Sequence[float]) -> float:
+    """The growth over the second half of some samples, on the line that fits it best, as a share of its mean.
+
+    >>> round(_slope([0, 0, 0, 10, 11, 12]), 3)
+    0.182
+    """
+    half = np.array(values[len(values) // 2 :])
+    mean = float(half.mean())
+    return float(np.polyfit(np.linspace(0, 1, len(half)), half, 1)[0]) / mean if mean else 0.0

@@ -36,9 +36,19 @@ class BenchSize:
     per_record_lines: int = 40_000
     train_lines: int = 100_000
     latency_s: int = 60
+    memory_lines: int = 5_000_000
 
 
-QUICK = BenchSize(job_lines=400_000, floor_lines=1_600_000, per_record_lines=6_000, train_lines=40_000, latency_s=20)
+#: Share of the lines of the memory run that end with a word never seen again.
+_RANDOM = 0.2
+QUICK = BenchSize(
+    job_lines=400_000,
+    floor_lines=1_600_000,
+    per_record_lines=6_000,
+    train_lines=40_000,
+    latency_s=20,
+    memory_lines=400_000,
+)
 
 
 @dataclass
@@ -48,6 +58,7 @@ class Bench:
     folder: Path
     size: BenchSize
     say: Say
+    guarantee: str = "exactly-once"
     broker: Broker = field(init=False)
     cluster: Cluster = field(init=False)
 
@@ -109,19 +120,19 @@ class Bench:
 
     # ---- runs
 
-    def job_arguments(self, topic: str, model: Path, **settings: object) -> list[str]:
+    def job_arguments(self, topic: str, model: Path) -> list[str]:
         """The main job's arguments on one topic."""
-        arguments = [
+        return [
             f"--source=kafka://{self.broker.bootstrap}/{topic}?start=earliest",
             f"--sink=kafka://{self.broker.bootstrap}/anomalies",
             f"--model={model}",
+            f"--set=guarantee={self.guarantee}",
         ]
-        return [*arguments, *(f"--set={name}={value}" for name, value in settings.items())]
 
-    def run_job(self, topic: str, lines: int, model: Path, **settings: object) -> Rate:
+    def run_job(self, topic: str, lines: int, model: Path, timeout_s: float = 600) -> Rate:
         """The main job over a topic that is full already."""
         return self._run(
-            lambda: submit(self.cluster, self.job_arguments(topic, model, **settings)), f"job on {topic}", lines
+            lambda: submit(self.cluster, self.job_arguments(topic, model)), f"job on {topic}", lines, timeout_s
         )
 
     def run_yardstick(self, kind: str, topic: str, lines: int, model: Path) -> Rate:
@@ -131,12 +142,12 @@ class Bench:
             lambda: submit(self.cluster, arguments, entry="flink_jobs.bench.yardsticks"), f"{kind} on {topic}", lines
         )
 
-    def _run(self, start: Callable[[], str], what: str, lines: int) -> Rate:
+    def _run(self, start: Callable[[], str], what: str, lines: int, timeout_s: float = 600) -> Rate:
         self.say(f"running {what}")
         job = start()
         try:
             self.cluster.rest.wait(job)
-            rate = measure(self.cluster, job, lines)
+            rate = measure(self.cluster, job, lines, timeout_s=timeout_s)
         finally:
             self.cluster.rest.cancel(job)
         self.say(f"  {rate.lines_per_s:,.0f} lines/s over {rate.seconds:.0f} s")
@@ -207,14 +218,17 @@ class Bench:
             process.wait(timeout=60)
 
 
-def run(folder: Path, size: BenchSize, say: Say, only: Sequence[str] = ()) -> dict[str, Any]:
+def run(
+    folder: Path, size: BenchSize, say: Say, only: Sequence[str] = (), guarantee: str = "exactly-once"
+) -> dict[str, Any]:
     """Every figure of the bench; see `driftwood bench --help`.
 
     Args:
         folder: for the model.
         size: how much is read.
         say: takes one line of progress.
-        only: names of parts: speed, services, sessions, latency; all if empty.
+        only: names of parts: speed, services, sessions, memory, latency; all if empty.
+        guarantee: of the job's Kafka sinks.
     """
 
     def wanted(part: str) -> bool:
@@ -222,7 +236,7 @@ def run(folder: Path, size: BenchSize, say: Say, only: Sequence[str] = ()) -> di
 
     params = BenchParams(lines=size.floor_lines)
     figures: dict[str, Any] = {}
-    with Bench(folder, size, say) as bench:
+    with Bench(folder, size, say, guarantee) as bench:
         model = bench.train(params)
         figures["templates"] = params.templates
         figures["novel_window_ratio"] = novel_window_ratio(replace(params, lines=200_000), after=100_000)
@@ -230,7 +244,7 @@ def run(folder: Path, size: BenchSize, say: Say, only: Sequence[str] = ()) -> di
         say("warming up: all runs share one TaskManager, whose compiler needs a minute")
         bench.run_job("bench", size.job_lines, model)
         job = bench.run_job("bench", size.job_lines, model)
-        figures |= {"lines_per_s": job.lines_per_s, "memory_mb": job.memory}
+        figures |= {"lines_per_s": job.lines_per_s, "memory_mb": job.memory, "guarantee": guarantee}
         if wanted("speed"):
             floor = bench.run_yardstick("floor", "bench", lines, model)
             identity = bench.run_yardstick("identity", "bench", lines, model)
@@ -255,6 +269,10 @@ def run(folder: Path, size: BenchSize, say: Say, only: Sequence[str] = ()) -> di
                 rate = bench.run_job(part, count, model)
                 name = "ratio_1000_services" if part == "services" else "ratio_20000_sessions"
                 figures[name] = rate.lines_per_s / job.lines_per_s
+        if wanted("memory"):
+            growing = replace(params, lines=size.memory_lines, random_ratio=_RANDOM)
+            rate = bench.run_job("memory", bench.load("memory", bench_lines(growing)), model, timeout_s=3_600)
+            figures |= {"memory_lines": rate.lines, "memory_slope": rate.slope, "memory_growing_mb": rate.memory}
         if wanted("latency"):
             slow = bench.latency(model, params, 100.0)
             fast = bench.latency(model, params, job.lines_per_s / 2)

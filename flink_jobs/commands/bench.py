@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-PARTS = ("speed", "services", "sessions", "latency")
+Guarantee = Literal["exactly-once", "at-least-once"]
+PARTS = ("speed", "services", "sessions", "memory", "latency")
 
 
 def command(
     as_json: Annotated[bool, typer.Option("--json", help="print the figures as JSON")] = False,
     quick: Annotated[bool, typer.Option("--quick", help="a fifth of the lines: a look, not a measurement")] = False,
     only: Annotated[list[str] | None, typer.Option(help=f"one part: {', '.join(PARTS)}; repeatable")] = None,
+    guarantee: Annotated[Guarantee, typer.Option(help="of the job's Kafka sinks")] = "exactly-once",
 ) -> None:
     """Measure the job against Flink's own floor and against the same work one record at a time.
 
@@ -22,7 +24,8 @@ def command(
     counts. ratio_floor: against Kafka → an Arrow UDF that gives nulls → blackhole;
     ratio_identity: that gives back its input. ratio_source: against Kafka → blackhole.
     ratio_per_record: against the same core with a batch of one. ratio_1000_services, ratio_20000_sessions: against 6 services and 600
-    sessions. p50_ms at 100 lines/s, p99_ms at half the top rate, from the broker's time of the line to its anomaly at a consumer.
+    sessions. memory_slope: growth
+    over the second half of a run with ever new session ids and words. p50_ms at 100 lines/s, p99_ms at half the top rate, from the broker's time of the line to its anomaly at a consumer.
     """
     import orjson
     from rich.console import Console
@@ -36,7 +39,7 @@ def command(
         raise SettingsError(f"There is no part {', '.join(sorted(wrong))}; the parts are {', '.join(PARTS)}.")
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="driftwood-bench-") as folder:
-        figures = run(Path(folder), QUICK if quick else BenchSize(), console.print, tuple(only or ()))
+        figures = run(Path(folder), QUICK if quick else BenchSize(), console.print, tuple(only or ()), guarantee)
     if as_json:
         typer.echo(orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode())
         return
