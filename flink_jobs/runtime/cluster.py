@@ -4,7 +4,7 @@ It is started by the PyFlink package's own scripts in the foreground, so each pr
 killed and replaced. All its files are in one folder:
 ```
 conf/         flink-conf/ of the checkout with this machine's ports and folders
-lib/          links to Flink's libraries and the Kafka connector
+lib/          links to Flink's and PyFlink's libraries and the Kafka connector
 log/          what the processes log; the web UI shows the same
 checkpoints/  savepoints/  tmp/
 cluster.json  ids of the processes, for a later `cluster stop`
@@ -132,7 +132,9 @@ class Cluster:
         rpc = free_ports(1)[0]
         for name in ("log", "tmp", "lib", "checkpoints", "savepoints"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
-        for jar in [*(flink_home() / "lib").glob("*.jar"), jars.connector_jar()]:
+        # PyFlink's own jar too: one that comes with each job leaves 30 MB of classes behind (flink-conf/config.yaml).
+        python = (flink_home() / "opt").glob("flink-python-*.jar")
+        for jar in [*(flink_home() / "lib").glob("*.jar"), *python, jars.connector_jar()]:
             link = self.folder / "lib" / jar.name
             link.unlink(missing_ok=True)
             link.symlink_to(jar)
