@@ -29,7 +29,12 @@ def command(
         Path | None, typer.Option(help="Folder of models. Default: train on the data set's own training part.")
     ] = None,
     detectors: Annotated[str, typer.Option(help="Whose verdicts count, with commas between.")] = "deeplog",
-    through: Annotated[str, typer.Option(help="core: without Flink; job: the job on a mini-cluster.")] = "core",
+    through: Annotated[
+        str,
+        typer.Option(
+            help="core: without Flink; job: the job on a mini-cluster; cluster: a broker and a standalone cluster."
+        ),
+    ] = "core",
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write every anomaly to this file, one JSON a line.")] = None,
     hide_levels: Annotated[
@@ -53,8 +58,8 @@ def command(
     from flink_jobs.settings import load
     from models.datasets import DataSet
 
-    if through not in ("core", "job"):
-        raise SettingsError(f"--through is {through!r}; choose core or job.")
+    if through not in ("core", "job", "cluster"):
+        raise SettingsError(f"--through is {through!r}; choose core, job or cluster.")
     settings = load(config, **parse_sets(sets or []))
     torch.set_num_threads(threads)
     err = Console(stderr=True, highlight=False)
@@ -69,7 +74,8 @@ def command(
     if dataset.unit == "template":
         figures = _templates(dataset, settings)
     else:
-        figures = _score(dataset, model, settings, detectors, through, out, hide_levels, seed, device, err)
+        options = [*([f"--config={config}"] if config else []), *(f"--set={pair}" for pair in sets or [])]
+        figures = _score(dataset, model, settings, options, detectors, through, out, hide_levels, seed, device, err)
     text = orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode()
     if report is not None:
         _write(report, text + "\n")
@@ -94,6 +100,7 @@ def _score(
     dataset: DataSet,
     model: Path | None,
     settings: Settings,
+    options: list[str],
     detectors: str,
     through: str,
     out: Path | None,
@@ -111,7 +118,7 @@ def _score(
         models = _train(dataset, settings, hide_levels, seed, device, err) if model is None else load_all(model)
         if not models:
             raise DataSetError(f"{model} holds no model; train one with `driftwood train`.")
-        if through == "job" and model is None:
+        if through != "core" and model is None:
             model = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="driftwood-models-")))
             for artefact in models.values():
                 save(artefact, model)
@@ -124,6 +131,15 @@ def _score(
 
             def score(lines: Iterable[bytes]) -> Iterable[Anomaly]:
                 return score_through_job(lines, folder, settings)
+
+        elif through == "cluster":
+            from flink_jobs.through_cluster import score_through_cluster
+
+            assert model is not None
+            artefacts = model
+
+            def score(lines: Iterable[bytes]) -> Iterable[Anomaly]:
+                return score_through_cluster(lines, artefacts, options)
 
         else:
             score = _core(dataset, settings, models, progress)

@@ -54,6 +54,12 @@ class FlinkRest:
         """The ids of the registered TaskManagers."""
         return {entry["id"] for entry in self.call("/taskmanagers")["taskmanagers"]}
 
+    def classes_loaded(self) -> dict[str, int]:
+        """TaskManager id → classes that its JVM holds; some seconds old, 0 where the figure is not there yet."""
+        name = "Status.JVM.ClassLoader.ClassesLoaded"
+        found = {each: self.call(f"/taskmanagers/{each}/metrics?get={name}") for each in self.taskmanagers()}
+        return {each: int(metrics[0]["value"]) if metrics else 0 for each, metrics in found.items()}
+
     def jobs(self) -> dict[str, str]:
         """Job id → status, of all jobs the cluster remembers."""
         return {job["id"]: job["status"] for job in self.call("/jobs")["jobs"]}

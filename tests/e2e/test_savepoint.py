@@ -12,6 +12,8 @@ from tests.e2e.shop_stream import Judged, Message, Sender, ShopStream, assert_eq
 PARALLELISM = (1, 2, 1)
 #: Anomalies after a stop that a job without the state of before would miss or report otherwise; it is about 100 of 1,600 and of 800.
 DEPENDENT = 50
+#: Classes that a TaskManager holds, however many jobs it has run; each submission would add 4,000 if it brought PyFlink's own.
+CLASSES = 21_000
 
 
 def _place(record: Any) -> tuple[int, int]:
@@ -87,3 +89,4 @@ def test_savepoints_carry_templates_and_open_windows_to_another_parallelism_and_
 
     assert stored_sequences(buffer) == expected.sequences  # the template id of every line
     run.assert_no_orphans()
+    assert max(run.cluster.rest.classes_loaded().values()) < CLASSES
