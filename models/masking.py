@@ -20,9 +20,9 @@ from typing import Any, Final, NamedTuple
 
 import polars as pl
 
-from models.drain import PARAMETER
+from models.drain import PARAMETER, is_value_like
 from models.errors import SettingsError
-from models.vocabulary import EVENT_WORDS, KEEP_WORDS, NAMING_WORDS
+from models.vocabulary import DOER_WORDS, EVENT_WORDS, KEEP_WORDS, NAMING_WORDS, WAY_WORDS
 
 CUT: Final = "<cut>"  # stands for what a cap took away
 LITERAL_PARAMETER: Final = "<any>"  # a message's own "<*>", which would count as a parameter in the tree
@@ -45,6 +45,7 @@ class Mask(NamedTuple):
 
 _B: Final = r"(?-u:\b)"  # ASCII, or Rust leaves its fast automaton on the first accented letter
 _IP: Final = r"[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+(?::[0-9]+)?"
+_NAME: Final = "[A-Za-z0-9_.@+$%~(){}-]+"  # one part of a Windows path; within a path it may have spaces
 _DAY: Final = "(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)"
 _MONTH: Final = "(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 #: Last labels of a host name that are no usual file suffix or package name.
@@ -56,6 +57,7 @@ TOP: Final = (
 #: Ordered: what is longer and more certain first, the bare number last.
 DEFAULT_MASKS: Final = (
     Mask("<redacted:[a-z0-9_-]+:[0-9a-f]+>", "<redacted>", "<redacted:"),
+    Mask(r"<[0-9]+ ?(?:ns|us|ms|s|secs?|m|mins?|h|hrs?)(?-u:\b)", "<amount>", "<"),  # less than one unit
     Mask(r"(?:\n[ \t]+[^\n]*)+", " <lines>", "\n"),  # indented lines are detail, of any number: stack frames, dumps
     Mask(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s\"'<>()\[\]{},;|]+", "<url>", "://"),
     Mask(
@@ -66,8 +68,11 @@ DEFAULT_MASKS: Final = (
     Mask(  # the method is the event
         r'"(GET|PUT|POST|HEAD|DELETE|PATCH|OPTIONS|CONNECT) [^" ]*((?: HTTP/[0-9.]+)?)"', "${1} <path>${2}", '"'
     ),
+    # what is said is the event where it comes quoted before keys
+    Mask(r'(^|\] )"([A-Za-z][^"\n]*)"( [A-Za-z][A-Za-z0-9_]*=)', "${1}${2}${3}", '" '),
     Mask(r'"[^"\n]*"', "<str>", '"'),
-    Mask(r"(?:[A-Za-z]:)?(?:\\[A-Za-z0-9_.@+$%~(){}-]+){2,}\\?", "<path>", "\\"),
+    Mask(rf"[A-Za-z]:\\(?:{_NAME}(?: {_NAME}){{0,3}}\\)+(?:{_NAME})?", "<path>", ":\\"),
+    Mask(rf"(?:[A-Za-z]:)?(?:\\{_NAME}){{2,}}\\?", "<path>", "\\"),
     Mask(r"[A-Za-z0-9_.~$-]*(?:/[A-Za-z0-9_.@+$%~:-]+){2,}/?(?:\?[^\s\"']*)?", "<path>", "/"),
     Mask("[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}", "<uuid>", "-"),
     Mask(f"/?{_IP}(?:, ?{_IP})*", "<ip>"),
@@ -75,6 +80,7 @@ DEFAULT_MASKS: Final = (
         rf"{_B}[0-9]+(?:\.[0-9]+)?(?: ?[KMGTPk]i?[bB]| B|[bBkKMGT]| [bB]ytes?|ns|us|ms|s|secs?|m|mins?|h|hrs?|d){_B}",
         "<amount>",
     ),
+    Mask(rf"([A-Za-z)]\.{{2,}})[0-9]+{_B}", "${1}<num>", ".."),  # a row of dots leads to a value
     Mask(  # anything of letters and digits; hardware addresses
         f"{_B}(?:[0-9a-fA-F]{{2}}:){{5}}[0-9a-fA-F]{{2}}{_B}"
         "|(?:[A-Za-z_][A-Za-z0-9_.$@-]*[0-9]|[0-9][0-9.-]*[A-Za-z_])[A-Za-z0-9_.$@-]*",
@@ -92,10 +98,14 @@ DEFAULT_SHAPES: Final = (
     Mask(r"\[[^\[\]]*,[^\[\]]*\]", "<list>"),
     Mask("<id>(?:(?:, ?| )<id>)+", "<id>"),
     Mask("<num>(?:, ?<num>)+", "<num>"),
+    Mask(r"([(\[]) ?(?:<num>|\*+)(?: +(?:<num>|\*+))* ?([)\]])", "${1}<num>${2}"),  # a row of readings, of any number
     Mask("[,;&]([A-Za-z_.]+=)", ", ${1}"),
     Mask("=", "= "),
     Mask(r"\(([^)\s])", " (${1}"),
 )
+_PLACEHOLDER: Final = re.compile("<[a-z]+>")
+_NAMED: Final = re.compile(r"([^\W\d]{2,})[:=({<\[]")
+_VERB: Final = re.compile("[A-Za-z]?[a-z]{2,}(?:ed|ing)")
 _CONSTANT: Final = re.compile("[A-Z][A-Z_]{2,}")  # RUNNING, TASK_ABORT: the members of an enumeration
 
 
@@ -105,12 +115,15 @@ class Signature(NamedTuple):
     Attributes:
         length: number of tokens; Drain parts by it first of all.
         keep: keep-words; always part.
-        events: event words, upper-case constants, and the first plain word; part up to a bound on variants.
+        events: event words, upper-case constants, keys of pairs, and the first plain word; part up to a bound on variants.
+        lead: what the tree would not see of the first token where that is value-like: the word before its value, else
+            `<*>`; empty for a plain word.
     """
 
     length: int
     keep: tuple[tuple[int, str], ...]
     events: tuple[tuple[int, str], ...]
+    lead: str
 
 
 @dataclass(frozen=True)
@@ -121,8 +134,8 @@ class MaskParams:
         masks: substitutions over whole columns, in order.
         shapes: substitutions on texts never seen before, in order.
         keep_words: lower-case words that always part templates: two texts that differ in one never share a template.
-        event_words: lower-case words that part templates where they are no value; upper-case constants (RUNNING) and
-            the first plain word of a text do likewise. None: no such parting.
+        event_words: lower-case words that part templates where they are no value; upper-case constants (RUNNING), keys
+            (`key=`) and the first plain word of a text do likewise. None: no such parting.
         max_tokens: tokens of a text; the rest is cut with a mark.
         max_chars: characters of a message; the rest is cut with a mark, before masking.
     """
@@ -201,29 +214,40 @@ def signature(tokens: Sequence[str], params: MaskParams) -> Signature:
     """The words of a text that part templates, with their places.
 
     >>> signature(("Service", "nginx", "started."), MaskParams())
-    Signature(length=3, keep=((2, 'started'),), events=())
+    Signature(length=3, keep=((2, 'started'),), events=(), lead='')
     >>> signature(("[req:", "<id>]", "Task", "state=", "RUNNING", "reading"), MaskParams())
-    Signature(length=6, keep=(), events=((2, 'task'), (5, 'reading')))
+    Signature(length=6, keep=(), events=((2, 'task'), (3, 'state'), (5, 'reading')), lead='')
     """
-    keep, events = [], []
+    keep: list[tuple[int, str]] = []
+    events: list[tuple[int, str]] = []
     keep_words, event_words = params.keep_words, params.event_words
-    is_value, is_led, brackets = False, False, 0
-    for place, token in enumerate(tokens):
-        word = _word(token)
+    words = [_word(token) for token in tokens]
+    was_value, is_value, is_led, brackets = False, False, False, 0
+    for place, word in enumerate(words):
         # What leads is a plain word after nothing but masks and bracketed context; at place 0 Drain's tree parts by itself.
         leads = not is_led and brackets == 0 and word.may_lead
         if word.lower in keep_words:
             keep.append((place, word.lower))
+        elif event_words and word.is_equals:
+            is_parted = events[-1:] and events[-1][0] == place - 1
+            if place > 1 and not was_value and not is_parted and words[place - 1].core:  # `key = value`
+                events.append((place - 1, words[place - 1].lower))
         elif event_words and not is_value:
-            if word.lower in event_words or (leads and place and word.is_plain):
-                events.append((place, word.lower))
-            elif word.is_constant:
-                events.append((place, word.core))
+            is_event = (
+                word.lower in event_words or word.is_verb or (place and (word.is_key or (leads and word.is_plain)))
+            )
+            if (is_event or word.is_constant) and not _is_doer(words, place):
+                events.append((place, word.lower if is_event else word.core))
         is_led = is_led or leads
-        is_value = word.is_naming
+        was_value, is_value = is_value, word.is_key or word.is_equals or (word.is_naming and not is_value)
         if word.brackets:
             brackets = max(0, brackets + word.brackets)
-    return Signature(len(tokens), tuple(keep), tuple(events))
+    return Signature(len(tokens), tuple(keep), tuple(events), words[0].lead if words else "")
+
+
+def _is_doer(words: Sequence[_Word], place: int) -> bool:
+    """Whether a word stands where a name does: `for backup from`."""
+    return 0 < place < len(words) - 1 and words[place - 1].lower in DOER_WORDS and words[place + 1].lower in WAY_WORDS
 
 
 class _Word(NamedTuple):
@@ -233,21 +257,33 @@ class _Word(NamedTuple):
     lower: str
     is_plain: bool
     is_constant: bool
+    is_verb: bool
     is_naming: bool  # what follows is a value
+    is_key: bool  # so too: `key=`; keys are no values, so two texts differ by them
+    is_equals: bool  # so too: `=` alone
     may_lead: bool
+    lead: str
     brackets: int
 
 
 @lru_cache(maxsize=1 << 15)
 def _word(token: str) -> _Word:
-    core = token.strip(PUNCTUATION)
+    core = _PLACEHOLDER.sub("", token).strip(PUNCTUATION)
+    lead = ""
+    if is_value_like(token):
+        named = _NAMED.match(token)
+        lead = named[1] if named else PARAMETER
     return _Word(
         core=core,
         lower=core.lower(),
         is_plain=core.isalpha(),
         is_constant=_CONSTANT.fullmatch(core) is not None,
-        is_naming=token.endswith("=") or token.lower() in NAMING_WORDS,
-        may_lead="<" not in token and token[0] != "[",
+        is_verb=_VERB.fullmatch(core) is not None,
+        is_naming=token.lower() in NAMING_WORDS,
+        is_key=len(core) > 0 and token.endswith("="),
+        is_equals=not core and token.endswith("="),
+        may_lead=token[0] != "[" and lead != PARAMETER,
+        lead=lead,
         brackets=token.count("[") - token.count("]"),
     )
 

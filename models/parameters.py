@@ -81,6 +81,9 @@ _LINKS: Final = frozenset(
 _SLUG_WORDS: Final = 6
 _SLUG_CHARS: Final = 60
 _DEFAULT: Final = MaskParams()
+#: What layouts do not allow for, wherever a mask may find it: a quoted sentence before a key, less than a unit, rows of dots
+#: and of readings, Windows paths. Such messages are traced.
+_TRACED_ONLY: Final = re.compile(r"\" [A-Za-z][A-Za-z0-9_]*=|<[0-9]|\.\.|:\\|[(\[](?: |\*|[-0-9<][^\s()\[\]]* )")
 _MAX_LAYOUTS: Final = 8
 
 
@@ -147,7 +150,8 @@ def parameters(tokens: Sequence[str], message: str, params: MaskParams = _DEFAUL
     [('size', 'int', None, '512'), ('from', 'ip', None, '10.0.0.7'), (None, 'duration', 'ms', '35')]
     """
     is_default = params.masks == DEFAULT_MASKS and params.shapes == DEFAULT_SHAPES  # what layouts are right for
-    if not is_default or len(message) > params.max_chars or len(tokens) >= params.max_tokens:
+    is_plain = is_default and _TRACED_ONLY.search(message) is None
+    if not is_plain or len(message) > params.max_chars or len(tokens) >= params.max_tokens:
         return traced_parameters(tokens, message, params)
     plan = _plan(tuple(tokens))
     for pattern, fields in plan.layouts:

@@ -6,7 +6,7 @@ distinct texts ─→ memo (text → template) ─ known ───────�
                       └─→ tokens ─→ tree of its service and keep-words ─────┘
 ```
 
-The answers are exactly those of plain Drain3 fed line by line, whatever the batches: a text is remembered only as long
+The answers are exactly those of the trees of `models.drain` fed line by line, whatever the batches: a text is remembered only as long
 as its leaf of the tree is undisturbed, and where a leaf changes in the middle of a batch, later occurrences of its texts
 are placed again at their own position.
 """
@@ -50,7 +50,7 @@ class TemplateParams:
         depth: Drain's depth: length, depth - 3 leading tokens, leaf.
         sim_th: least share of equal tokens for a match.
         max_children: children of an inner node before the rest share a wildcard.
-        parametrize_numeric_tokens: leading tokens with a digit share a wildcard.
+        parametrize_numeric_tokens: leading tokens that look like values share a wildcard.
         max_templates: templates of one service; a text beyond goes to the service's overflow template, id 0.
         max_templates_shard: templates of the whole shard; a text beyond goes to one overflow template of no service.
         max_variants: trees of a service that differ in their event words only; beyond, these words part no more.
@@ -77,6 +77,10 @@ class TemplateParams:
             raise SettingsError(f"sim_th is {self.sim_th}; give a share above 0, at most 1.")
         if min(self.max_children, self.max_templates, self.max_templates_shard, self.memo_texts, self.memo_chars) < 1:
             raise SettingsError("max_children, max_templates and the memo's bounds must be at least 1.")
+
+    def mining(self) -> dict[str, Any]:
+        """What a model must have in common with the job: how lines are masked and which are alike."""
+        return {"depth": self.depth, "sim_th": self.sim_th, "masking": self.masking.to_json()}
 
     def build(self, entries: Iterable[bytes] = (), stats: bytes | None = None) -> ShardTemplates:
         """The templates of a shard, empty or as their entries and statistics say."""
@@ -166,7 +170,7 @@ class ShardTemplates:
 
     def template(self, seq: int) -> str:
         """The present text of a template, for people."""
-        return _display(self.tokens(seq))
+        return display(self.tokens(seq))
 
     def shown(self, seq: int) -> orjson.Fragment:
         """A template as anomalies show it: JSON of its id and its present text."""
@@ -438,7 +442,7 @@ def template_hex(template_id: int) -> str:
 
 def _form(part: Signature) -> tuple[Any, ...]:
     """What signatures that differ in their event words only have in common."""
-    return part.length, part.keep, tuple(place for place, _ in part.events)
+    return part.length, part.keep, part.lead, tuple(place for place, _ in part.events)
 
 
 def _decode(data: bytes) -> dict[str, Any]:
@@ -449,10 +453,15 @@ def _decode(data: bytes) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=16_384)
-def _display(tokens: tuple[str, ...]) -> str:
+def display(tokens: tuple[str, ...]) -> str:
+    """The text of a template, for people.
+
+    >>> display(("uid=", "<num>", "tty=", "by=", "x"))
+    'uid=<num> tty= by=x'
+    """
     return _VALUE_OF_KEY.sub("=", " ".join(tokens))
 
 
 @lru_cache(maxsize=16_384)
 def _shown(number: int, tokens: tuple[str, ...]) -> orjson.Fragment:
-    return orjson.Fragment(orjson.dumps({"template_id": template_hex(number), "template": _display(tokens)}))
+    return orjson.Fragment(orjson.dumps({"template_id": template_hex(number), "template": display(tokens)}))

@@ -2,7 +2,8 @@
 
 Two lists, both replaceable by setting. *Keep-words* are opposites and outcomes: two texts that differ in one never share
 a template. *Event words* are the common verbs and nouns of operation: they part templates as well, but not where they
-stand as a value (`name=memory`, `user backup`) and only up to a bound on variants.
+stand as a value (`name=memory`, `user backup`, `for sync from`) and only up to a bound on variants. Verbs that are on neither list are
+known by their endings, -ed and -ing (`models.masking`).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _OPPOSITES: Final = """
 _OUTCOMES: Final = """
     stop stops stopped stopping begin begins began end ends ended up down online offline startup shutdown login logout
     success successful successfully failure unsuccessful deny denies denied denying ok error
-    healthy unhealthy reachable unreachable available unavailable alive dead won lost drop drops dropped dropping
+    not never cannot missing present healthy unhealthy reachable unreachable available unavailable alive dead won lost drop drops dropped dropping
 """
 KEEP_WORDS: Final = frozenset(form for verb in _OPPOSITES.split() for form in forms(verb)) | frozenset(
     _OUTCOMES.split()
@@ -41,7 +42,7 @@ KEEP_WORDS: Final = frozenset(form for verb in _OPPOSITES.split() for form in fo
 
 _VERBS: Final = """
     access acknowledge adjust allocate deallocate announce append apply approve archive assign unassign assert
-    authenticate authorize backup balance boot broadcast build bypass cache calculate call cancel capture change check
+    authenticate authorize balance boot broadcast build bypass cache calculate call cancel capture change check
     clean clear clone collect compare compile compress compute configure confirm consume convert copy decode decompress
     decrypt defer delay deliver deploy dequeue destroy detect discard discover dispatch download drain dump duplicate
     eject elect emit encode encrypt enqueue enter establish evict exceed execute exit expand expect export extend extract
@@ -57,7 +58,7 @@ _VERBS: Final = """
 """
 _IRREGULAR: Final = """
     built drew found got held kept left made met put ran read rebuilt reset run running sent send sends sending set
-    setting shut shutting slept spent split splitting swapped swapping took taken taking wrote written get getting gets
+    cancelled cancelling placed setting shut shutting slept spent split splitting swapped swapping took taken taking wrote written get getting gets
     killed mapped mapping planned stalled scanned scanning skipped skipping dumped quit stuck hung
 """
 _NOUNS: Final = """
@@ -80,3 +81,7 @@ _NAMING: Final = """
     table queue topic file device interface
 """
 NAMING_WORDS: Final = frozenset(_NAMING.split())
+
+#: A word after one of the first and before one of the second is whoever did it: `for backup from`.
+DOER_WORDS: Final = frozenset({"by", "for"})
+WAY_WORDS: Final = frozenset({"at", "by", "from", "in", "on", "to", "using", "via", "with"})

@@ -16,7 +16,7 @@ import typer
 from models.errors import DataSetError
 
 if TYPE_CHECKING:
-    from models.templates import ShardTemplates
+    from models.grouping import Grouped
 
 _BATCH_LINES = 10_000
 _PROBE_BYTES = 4_096
@@ -31,19 +31,23 @@ def command(
         str | None, typer.Option(help="FILE is a CSV file with a header; the messages are in this column.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows of the table that is printed.")] = 50,
+    parser: Annotated[
+        str, typer.Option(help="drain; to compare with: drain3, spell or iplom, all lines in memory.")
+    ] = "drain",
     as_json: Annotated[bool, typer.Option("--json", help="Print all templates as JSON.")] = False,
 ) -> None:
     """Mines the templates of FILE and prints them with their counts.
 
-    Raw lines lose their head (time, level, host, process) first, as in the job; a CSV column is taken as it is.
+    Raw lines lose their head (time, level, host, process) first, as in the job, and then whatever other columns they all
+    begin with; a CSV column is taken as it is.
     """
     import orjson
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    from models.grouping import Miner
+    from models.comparison import miner as miner_of
 
-    miner = Miner()
+    miner = miner_of(parser)
     err = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with (
@@ -53,18 +57,17 @@ def command(
         task = progress.add_task("mining", total=file.stat().st_size)
         for batch in _messages(plain, file, csv_column):
             miner.add(batch)
-            progress.update(
-                task, completed=raw.tell(), description=f"{miner.lines:,} lines, {len(miner.shard)} templates"
-            )
+            progress.update(task, completed=raw.tell(), description=f"{miner.lines:,} lines")
     if not miner.lines:
         raise DataSetError(f"{file} holds no lines; is it the right file?")
+    found = miner.grouped()
     if out is not None:
-        _write(out, miner.shard, miner.seq)
-    counts = miner.counts()
-    order = sorted(range(len(counts)), key=lambda seq: (-counts[seq], seq))
+        _write(out, found)
+    counts = found.counts()
+    order = sorted(range(len(counts)), key=lambda number: (-counts[number], number))
     shown = [
-        {"event_id": _event(miner.shard, seq), "count": counts[seq], "template": miner.shard.template(seq)}
-        for seq in order
+        {"event_id": _event(found, number), "count": counts[number], "template": found.templates[number]}
+        for number in order
     ]
     if as_json:
         typer.echo(
@@ -78,8 +81,8 @@ def command(
         typer.echo(f"every line with its template: {out}")
 
 
-def _event(shard: ShardTemplates, seq: int) -> str:
-    return f"{int(shard.ids[seq]):08x}"
+def _event(found: Grouped, number: int) -> str:
+    return f"{found.ids[number]:08x}"
 
 
 def _print_table(rows: Sequence[dict[str, object]]) -> None:
@@ -123,15 +126,15 @@ def _opened(path: Path) -> Iterator[tuple[BinaryIO, io.BufferedReader]]:
 
 def _messages(plain: io.BufferedReader, path: Path, csv_column: str | None) -> Iterator[list[str]]:
     """The messages in batches."""
-    from models.grouping import contents
+    from models.grouping import Contents
 
     if b"\0" in plain.peek(_PROBE_BYTES)[:_PROBE_BYTES]:
         raise DataSetError(f"{path} is binary; templates are mined from text lines (plain, .gz or .zst).")
     if csv_column is None:
-        written_ms = int(path.stat().st_mtime * 1000)
+        contents = Contents(read_ms=int(path.stat().st_mtime * 1000))
         lines = (line.rstrip(b"\r\n") for line in plain)
         while batch := list(itertools.islice(lines, _BATCH_LINES)):
-            yield contents(batch, written_ms)
+            yield contents.read(batch)
         return
     csv.field_size_limit(1 << 24)
     text = io.TextIOWrapper(plain, "utf-8", "replace", newline="")
@@ -147,13 +150,13 @@ def _messages(plain: io.BufferedReader, path: Path, csv_column: str | None) -> I
         text.detach()  # the file is closed where it was opened
 
 
-def _write(out: Path, shard: ShardTemplates, seq: Sequence[int]) -> None:
+def _write(out: Path, found: Grouped) -> None:
     """One row a line of the file."""
-    named = [(_event(shard, at), shard.template(at)) for at in range(len(shard))]
+    named = [(_event(found, number), text) for number, text in enumerate(found.templates)]
     try:
         with out.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file)
             rows.writerow(("LineId", "EventId", "EventTemplate"))
-            rows.writerows((line, *named[at]) for line, at in enumerate(seq, start=1))
+            rows.writerows((line, *named[at]) for line, at in enumerate(found.groups, start=1))
     except OSError as error:
         raise DataSetError(f"{out} cannot be written: {error.strerror}; choose another --out.") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import polars as pl
 import pytest
 from hypothesis import given, settings
@@ -46,6 +48,13 @@ def masked(message: str) -> str:
         ("boom\n  at a.b(C:1)\n  at d.e(F:2)\nCaused by: bang", "boom <lines> Caused by: bang"),
         ("first\nsecond", "first second"),
         ("any <*> here", "any <any> here"),
+        ('"Killing container" pod="a/b" id=5', "Killing container pod= <str> id= <num>"),
+        ('proxy.go:12] "Sync failed" err="x"', "proxy.go:<num>] Sync failed err= <str>"),
+        ('said "no way" to it=5', "said <str> to it= <num>"),
+        ("after <1 sec, <5ms or < 5", "after <amount>, <amount> or < <num>"),
+        ("op. allowed.....1 mode...0 a..b 1..10", "op. allowed.....<num> mode...<num> a..b <num>..<num>"),
+        ("speeds ( 3552 35 **** ) of (41) and (1 2)", "speeds (<num>) of (<num>) and (<num>)"),
+        (r"read C:\Program Files (x86)\Mill 2\a.dll and D:\b", r"read <path> and D:\b"),
         ("naïve café № 5", "naïve café № <num>"),
         ("", ""),
     ],
@@ -70,6 +79,37 @@ def test_lines_of_too_many_characters_or_tokens_are_cut_with_a_mark():
 MESSAGES = st.text(st.sampled_from("aZx09 ./:-_=,;()[]{}<>*\"'\\\n\té€"), max_size=60)
 
 
+@pytest.mark.parametrize(
+    "bit",
+    [
+        "(",
+        "[* ",
+        "( 1 ",
+        "a..",
+        "..",
+        "a:\\a ",
+        "a:\\",
+        "\\a",
+        '] "a',
+        '"a" ',
+        "<1",
+        "{",
+        "[a,",
+        "a.com.",
+        "1.1.",
+        "=",
+        "'a",
+    ],
+)
+def test_a_hostile_line_is_masked_and_traced_in_time_proportional_to_its_length(bit):
+    message = bit * (PARAMS.max_chars // len(bit))
+    started = time.perf_counter()
+    (tokens,) = tokenise(mask([message], PARAMS).to_list(), PARAMS)
+    signature(tokens, PARAMS)
+    trace(message, PARAMS)
+    assert time.perf_counter() - started < 1.0  # some 10 ms; what backtracks takes minutes
+
+
 @settings(max_examples=100, deadline=None)
 @given(MESSAGES)
 def test_one_message_traced_by_python_has_the_tokens_that_the_column_has(message):
@@ -92,14 +132,38 @@ def test_keep_words_part_everywhere_and_event_words_only_where_they_are_no_value
         return [word for _, word in signature(text.split(), PARAMS).keep]
 
     assert keep("Service STARTED, link is= down") == ["started", "down"]
-    assert events("total memory name= memory user backup state ZOMBIE is= WRAITH") == ["total", "memory", "ZOMBIE"]
+    assert events("total memory name= memory user backup state ZOMBIE is= WRAITH") == [
+        *("total", "memory", "name", "ZOMBIE", "is")
+    ]
     assert events("<id> Frobnicating it") == ["frobnicating"]  # the first plain word after masks leads
     assert events("- frank came") == []
+    assert events("it was never Frobnicated") == ["frobnicated"]  # a verb by its ending; "never" parts anyway
+    assert events("king red String thing") == ["string", "thing"]
+
+
+def test_keys_part_and_names_of_who_did_it_do_not():
+    def events(text: str) -> list[tuple[int, str]]:
+        return list(signature(tokenise([text], PARAMS)[0], PARAMS).events)
+
+    assert events("lamp in =<num>") == [(1, "in")]
+    assert events("lamp out =<num>") == [(1, "out")]
+    assert events("token for sync from <ip>") == []
+    assert events("token for sync") == [(2, "sync")]
+    assert events("<list> of <time>") == [(1, "of")]  # what leads; a placeholder is no word
+
+
+def test_what_leads_is_a_word_and_a_value_does_not_choose_the_path():
+    def lead(token: str) -> str:
+        return signature((token, "x"), PARAMS).lead
+
+    assert [lead(token) for token in ("Reading", "main:", "double-buffer", "load/store")] == ["", "", "", ""]
+    assert [lead(token) for token in ("<ip>", "a.b.Gate:", "(root)", "[main]", "/tmp", "x1", "a@b")] == ["<*>"] * 7
+    assert [lead(token) for token in ("isOn:true,", "lr:<id>", "Token{<id>")] == ["isOn", "lr", "Token"]
 
 
 def test_without_event_words_only_keep_words_part():
     params = MaskParams(event_words=None, keep_words=frozenset({"red"}))
-    assert signature(("<id>", "read", "RED", "RUNNING"), params) == (4, ((2, "red"),), ())
+    assert signature(("<id>", "read", "RED", "RUNNING"), params) == (4, ((2, "red"),), (), "<*>")
 
 
 def test_the_word_lists_hold_the_pairs_that_matter_and_do_not_overlap():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from models.masking import MaskParams, mask, tokenise
-from models.parameters import Parameter, parameters, slug
+from models.parameters import Parameter, parameters, slug, traced_parameters
 
 PARAMS = MaskParams()
 
@@ -74,3 +74,19 @@ def test_a_slug_is_the_first_plain_words():
     assert slug(["Receiving", "block", "<id>", "src:", "<ip>", "dest:", "<ip>"]) == "receiving-block-src-dest"
     assert slug(["<num>", "<*>"]) == "values-only"
     assert len(slug(["word" * 9] * 9)) <= 60
+
+
+@pytest.mark.parametrize(
+    ("first", "others"),
+    [
+        ("at a5 x", ["at x..7 x", "at a_x...7 x"]),
+        ('"a" f-o= 5', ['"a" foo= 5']),
+    ],
+)
+def test_what_no_layout_allows_for_is_traced(first, others):
+    (folded,) = tokenise(mask([first], PARAMS).to_list(), PARAMS)
+    for message in (first, *others):
+        for tokens in (folded, tuple("<*>" for _ in folded)):
+            for _ in range(4):  # learned at the second, fourth, …
+                parameters(tokens, first)
+            assert parameters(tokens, message) == traced_parameters(tokens, message)

@@ -9,13 +9,14 @@ from drain3.drain import Drain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.drain import form, is_value_like, is_word
 from models.errors import DriftwoodError, SettingsError
 from models.masking import MaskParams, signature, tokenise
 from models.templates import OVERFLOW, OVERFLOW_ID, ShardTemplates, TemplateParams, TemplateStep
 
 NO_MASKS = MaskParams(masks=(), shapes=())
-WORDS = st.sampled_from(["a", "b", "c", "x1", "<*>", "k=", "stopped", "read", "RUN"])
-LEADING = st.sampled_from(["a", "b", "x1"])
+WORDS = st.sampled_from(["a", "b", "c", "x1", "<*>", "k=", "k:<num>", "<num>", "<id>", "stopped", "read", "RUN"])
+LEADING = st.sampled_from(["a", "b", "x1", "<num>", "k:<num>"])
 SHORT = st.text("bcd", min_size=2, max_size=2)  # two leaves and a wildcard: nodes that appear later take texts over
 LONG = st.text("bcd", min_size=4, max_size=4)  # one leaf: clusters that change compete for a text
 TEXTS = st.lists(
@@ -38,32 +39,54 @@ def feed(shard: ShardTemplates, lines: list[tuple[str, str]], level: int = 1, ts
     return shard.step(texts, of_line, np.arange(ts, ts + count, dtype=np.int64), np.full(count, level, np.uint8))
 
 
+class PlainDrain(Drain):
+    """drain3 with the three differences of models.drain, each written down in the plainest way."""
+
+    has_numbers = staticmethod(is_value_like)
+
+    def fast_match(self, cluster_ids, tokens, sim_th, include_params):
+        found = []
+        for age, cluster in enumerate(self.id_to_cluster[cluster_id] for cluster_id in cluster_ids):
+            pairs = list(zip(map(form, cluster.log_template_tokens), map(form, tokens), strict=True))
+            words = [one == other for one, other in pairs if one != "<*>" and (is_word(one) or is_word(other))]
+            equal = sum(one == other for one, other in pairs)
+            same = sum(map(str.__eq__, cluster.log_template_tokens, tokens))
+            if equal >= sim_th * len(tokens) and 2 * sum(words) >= len(words):
+                found.append(((equal, cluster.log_template_tokens.count("<*>"), same, -age), cluster))
+        return max(found, key=lambda one: one[0])[1] if found else None
+
+    def create_template(self, seq1, seq2):
+        return [a if a == b else form(a) if form(a) == form(b) else "<*>" for a, b in zip(seq1, seq2, strict=True)]
+
+
 def plain_drain(lines: list[tuple[str, str]], params: TemplateParams) -> tuple[list[int], list[tuple[str, ...]]]:
-    """Creation number of each line's template, and the templates, by drain3 itself, one line at a time."""
+    """Creation number of each line's template, and the templates, by drain3's own tree, one line at a time."""
     drains: dict[tuple, Drain] = {}
     numbers: dict[tuple, int] = {}
     found, made = [], []
     for service, text in lines:
         (tokens,) = tokenise([text], params.masking)
-        _, keep, events = signature(tokens, params.masking)
+        _, keep, events, lead = signature(tokens, params.masking)
         places = [place for place, _ in events]
         variants = [
             key
             for key in drains
-            if key[:3] == (service, len(tokens), keep) and key[3] and [place for place, _ in key[3]] == places
+            if (*key[:3], key[4]) == (service, len(tokens), keep, lead)
+            and key[3]
+            and [place for place, _ in key[3]] == places
         ]
-        if events and (service, len(tokens), keep, events) not in drains and len(variants) >= params.max_variants:
+        if events and (service, len(tokens), keep, events, lead) not in drains and len(variants) >= params.max_variants:
             events = ()
-        key = (service, len(tokens), keep, events)
+        key = (service, len(tokens), keep, events, lead)
         drain = drains.setdefault(
-            key, Drain(params.depth, params.sim_th, params.max_children, parametrize_numeric_tokens=True)
+            key, PlainDrain(params.depth, params.sim_th, params.max_children, parametrize_numeric_tokens=True)
         )
         cluster, _ = drain.add_log_message(" ".join(tokens))
         if (key, cluster.cluster_id) not in numbers:
             numbers[key, cluster.cluster_id] = len(numbers)
             made.append(cluster)
         found.append(numbers[key, cluster.cluster_id])
-    return found, [cluster.log_template_tokens for cluster in made]
+    return found, [tuple(cluster.log_template_tokens) for cluster in made]
 
 
 @settings(max_examples=40, deadline=None)
@@ -114,22 +137,27 @@ def test_any_batch_cut_memo_loss_or_rebuild_gives_the_answers_of_plain_drain(
 
 
 @pytest.mark.parametrize(
-    ("texts", "expected"),
+    ("texts", "expected", "depth"),
     [
         pytest.param(
-            ["a b c d b", "a b c c c", "a b d d d", "a b c d b", "a d c d b", "a b c d b"], [0, 0, 0, 0, 1, 1], id="new"
+            ["a b c d b", "a b c c c", "a b d c d", "a b c d b", "a d c d b", "a b c d b"],
+            [0, 0, 0, 0, 1, 1],
+            4,
+            id="new",
         ),
         pytest.param(
             ["a b c d b", "a b c c c", "a d d d b", "a b c d b", "a b b b c", "a b c d b"],
             [0, 0, 1, 0, 0, 1],
+            4,
             id="merged",
         ),
-        pytest.param(["x1 b b", "a b b", "a c d", "a b b"], [0, 0, 1, 2], id="a node of its own"),
+        pytest.param(["a x1 b b b", "a b b b b", "a b c d e", "a b b b b"], [0, 0, 1, 2], 5, id="a node of its own"),
+        pytest.param(["a <num> c d", "a <id> x d", "a <num> c d", "a <amount> c d"], [0, 0, 0, 0], 4, id="alike"),
     ],
 )
 @pytest.mark.parametrize("cut", [1, 2, 100])
-def test_a_known_text_moves_when_its_leaf_changes_and_earlier_lines_do_not(texts, expected, cut):
-    shard, lines = TemplateParams(masking=NO_MASKS).build(), [("s", text) for text in texts]
+def test_a_known_text_moves_when_its_leaf_changes_and_earlier_lines_do_not(texts, expected, depth, cut):
+    shard, lines = TemplateParams(masking=NO_MASKS, depth=depth).build(), [("s", text) for text in texts]
     seq = [at for start in range(0, len(lines), cut) for at in feed(shard, lines[start : start + cut]).seq.tolist()]
     assert seq == expected == plain_drain(lines, shard.params)[0]
 
@@ -167,6 +195,35 @@ def test_texts_that_differ_in_a_keep_word_never_share_a_template():
     assert feed(shard, [("s", text) for text in texts]).seq.tolist() == [0, 1]
     values = ("state of unit <id> is= Opened", "state of unit <id> is= closed")
     assert feed(shard, [("s", text) for text in values]).seq.tolist() == [2, 3]
+
+
+def test_lines_that_begin_with_a_value_of_any_kind_share_a_template_and_those_with_words_do_not():
+    texts = [
+        "<ip> took <num> jobs",
+        "<host> took <num> jobs",
+        "(root) took <num> jobs",
+        "org.acme.Gate: took <num> jobs",
+    ]
+    shard = TemplateParams().build()
+    assert feed(shard, [("s", text) for text in texts]).seq.tolist() == [0, 0, 0, 0]
+    assert shard.template(0) == "<*> took <num> jobs"
+    assert feed(shard, [("s", f"{word} took <num> jobs") for word in ("Tom", "Ann")]).seq.tolist() == [1, 2]
+
+
+def test_values_are_no_likeness_where_the_words_differ():
+    texts = ["<ip> - <num> <num> in bloom", "<ip> - <num> <num> on sale"]
+    assert feed(TemplateParams().build(), [("s", text) for text in texts]).seq.tolist() == [0, 1]
+    words = ["unit <num> at <ip> dims <num> lamps", "unit <num> at <ip> tints <num> lamps"]  # two of three words
+    assert feed(TemplateParams().build(), [("s", text) for text in words]).seq.tolist() == [0, 0]
+
+
+def test_a_number_an_amount_and_an_identifier_are_alike_and_the_template_says_so():
+    shard = TemplateParams().build()
+    texts = ["lr:<id> cr:<id>", "lr:<num> cr:<id>", "lr:<num> cr:<amount>"]
+    assert feed(shard, [("s", text) for text in texts]).seq.tolist() == [0, 0, 0]
+    assert shard.template(0) == "lr:<id> cr:<id>"
+    one = TemplateParams().build([entry for _, entry in feed(shard, [("s", "x <num>")]).changed])
+    assert one.template(1) == "x <num>"
 
 
 def test_event_words_part_no_more_where_they_turn_out_to_be_values():
