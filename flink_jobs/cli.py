@@ -7,6 +7,7 @@ from importlib import import_module
 import typer
 
 from flink_jobs.runtime.logs import to_terminal
+from flink_jobs.runtime.processes import interrupt_on_sigterm
 from models.errors import DriftwoodError
 
 app = typer.Typer(
@@ -17,7 +18,7 @@ app = typer.Typer(
     help="Finds, in a stream of logs, the lines that do not belong.",
 )
 
-COMMANDS = ("run", "train", "evaluate", "templates", "sample", "replay", "demo", "bench")
+COMMANDS = ("run", "train", "evaluate", "templates", "workflow", "sample", "replay", "demo", "bench")
 
 for _name in COMMANDS:
     app.command(_name)(import_module(f"flink_jobs.commands.{_name}").command)
@@ -26,6 +27,7 @@ for _name in COMMANDS:
 def main() -> None:
     """Run the command line; an error meant for the user is printed as one message, with exit status 2."""
     to_terminal()
+    interrupt_on_sigterm()
     try:
         app()
     except DriftwoodError as error:

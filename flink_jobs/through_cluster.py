@@ -45,7 +45,7 @@ def score_through_cluster(lines: Iterable[bytes], models: Path, options: Sequenc
         )
         state = cluster.rest.wait(job, FINAL, timeout_s=_TIMEOUT_S)
         if state != "FINISHED":
-            raise DriftwoodError(f"The job ended as {state}. Its last failure: {cluster.rest.exceptions(job)[:1]}")
+            raise DriftwoodError(cluster.rest.condition(job))
         yield from _committed(broker.bootstrap)
 
 

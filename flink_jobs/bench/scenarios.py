@@ -6,6 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -61,17 +62,18 @@ class Bench:
     guarantee: str = "exactly-once"
     broker: Broker = field(init=False)
     cluster: Cluster = field(init=False)
+    _started: ExitStack = field(init=False)
 
     def __enter__(self) -> Bench:
-        self.broker = Broker(heap="1g")
-        self.broker.start()
-        self.cluster = Cluster(slots=1, overrides=CLUSTER_KEYS)
-        self.cluster.start()
+        # Whatever was started is stopped, also when what follows does not start.
+        with ExitStack() as stack:
+            self.broker = stack.enter_context(Broker(heap="1g"))
+            self.cluster = stack.enter_context(Cluster(slots=1, overrides=CLUSTER_KEYS))
+            self._started = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cluster.stop()
-        self.broker.stop()
+        self._started.close()
 
     # ---- input
 
@@ -116,7 +118,10 @@ class Bench:
             "--batch-size",
             "200000",
         ]
-        return subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        # An interrupted one would wait two minutes for the broker that is gone.
+        self._started.callback(process.kill)
+        return process
 
     # ---- runs
 

@@ -11,7 +11,12 @@ from loguru import logger
 
 from models.errors import SettingsError
 
-Source = Annotated[list[str] | None, typer.Option(help="kafka://host:9092/topic[,topic] or file:PATH; repeatable")]
+Source = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="kafka://host:9092/topic[,topic], file:PATH, or file:PATH?follow=1, which goes on as the file grows; repeatable"
+    ),
+]
 Sink = Annotated[
     list[str] | None,
     typer.Option(help="kafka://host:9092/anomalies, file:PATH, loki://…, redis://…, elastic://…; repeatable"),

@@ -142,6 +142,8 @@ class Cluster:
             "jobmanager.rpc.port": rpc,
             "rest.port": self.port,
             "rest.bind-port": self.port,
+            # REST tells programs that wait for a job what is at most this old; by default it is 3 s.
+            "web.refresh-interval": 500,
             "taskmanager.numberOfTaskSlots": self.slots,
             "execution.checkpointing.dir": (self.folder / "checkpoints").as_uri(),
             "execution.checkpointing.savepoint-dir": self.savepoints,
@@ -261,12 +263,20 @@ class Cluster:
         (self.folder / "cluster.json").unlink(missing_ok=True)
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except KeyboardInterrupt:
+            # After a failure the logs are wanted, after Ctrl-C nobody looks.
+            self._remove()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        self._remove()
+
+    def _remove(self) -> None:
         if self._owned:
             shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -12,7 +12,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -24,10 +26,39 @@ import psutil
 from models.errors import DriftwoodError
 
 LOCALHOST = "127.0.0.1"
+_AT_ONCE_S = 0.5
 
 
 class ServiceError(DriftwoodError):
     """A server did not start, did not answer, or is not there; the message ends with the tail of its log."""
+
+
+def interrupt_on_sigterm() -> None:
+    """From now on SIGTERM ends this program as Ctrl-C does, so that what it started is stopped.
+
+    A second one at once is the same one: supervisors send it to the process and to its group. An interrupt that falls into a
+    finaliser, where Python drops exceptions (py4j's work much while a job is built), comes again.
+    """
+    last_s = float("-inf")
+    report = sys.unraisablehook
+
+    def interrupt(number: int, frame: object) -> None:
+        nonlocal last_s
+        now_s = time.monotonic()
+        if now_s - last_s > _AT_ONCE_S:
+            last_s = now_s
+            raise KeyboardInterrupt
+
+    def dropped(error: sys.UnraisableHookArgs) -> None:
+        if issubclass(error.exc_type, KeyboardInterrupt):
+            again = threading.Timer(2 * _AT_ONCE_S, os.kill, (os.getpid(), signal.SIGTERM))
+            again.daemon = True
+            again.start()
+        else:
+            report(error)
+
+    signal.signal(signal.SIGTERM, interrupt)
+    sys.unraisablehook = dropped
 
 
 def free_ports(count: int) -> list[int]:
@@ -192,11 +223,19 @@ class Service:
             self.process.kill()
 
     def __enter__(self) -> Self:
-        return self.start()
+        try:
+            return self.start()
+        except KeyboardInterrupt:
+            # After a failure the logs are wanted, after Ctrl-C nobody looks.
+            self._remove()
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+        self._remove()
+
+    def _remove(self) -> None:
         if self._owned:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -12,6 +12,8 @@ from typing import Any
 from flink_jobs.runtime.processes import ServiceError
 
 FINAL = frozenset({"FINISHED", "FAILED", "CANCELED"})
+#: Characters of a failure in a message.
+_LONGEST = 3_000
 
 
 class FlinkRest:
@@ -81,7 +83,7 @@ class FlinkRest:
         return int(self.call(f"/jobs/{job}/checkpoints").get("counts", {}).get("completed", 0))
 
     def checkpoint_began_s(self, job: str) -> float | None:
-        """When the checkpoint under way began, in seconds of the clock; None if none is. The answer is up to three seconds old."""
+        """When the checkpoint under way began, in seconds of the clock; None if none is. As old as `web.refresh-interval` allows."""
         history = self.call(f"/jobs/{job}/checkpoints").get("history", [])
         began = [entry["trigger_timestamp"] / 1000 for entry in history if entry["status"] == "IN_PROGRESS"]
         return min(began, default=None)
@@ -114,7 +116,7 @@ class FlinkRest:
             answer.update(self.call(f"/jobs/{job}/savepoints/{trigger}"))
             return bool(answer["status"]["id"] == "COMPLETED")
 
-        self.until(done, timeout_s, f"savepoint of job {job}")
+        self.until(done, timeout_s, f"savepoint of job {job}", lambda: self.condition(job))
         if "location" not in answer["operation"]:
             raise ServiceError(f"the savepoint of job {job} failed: {answer['operation'].get('failure-cause')}")
         self.wait(job, FINAL)
@@ -124,7 +126,7 @@ class FlinkRest:
         """Waits for one of the wanted states and returns it.
 
         Raises:
-            ServiceError: the job ended in another state, or the time is over; with its latest exception.
+            ServiceError: the job ended in another state, or the time is over; with its state and its last failure.
         """
         state = ""
 
@@ -133,23 +135,48 @@ class FlinkRest:
             state = self.status(job)
             return state in wanted or state in FINAL
 
-        self.until(reached, timeout_s, f"job {job} in {' or '.join(sorted(wanted))}")
+        self.until(reached, timeout_s, f"job {job} in {' or '.join(sorted(wanted))}", lambda: self.condition(job))
         if state not in wanted:
-            raise ServiceError(
-                f"job {job} is {state}. Its last failure: {(self.exceptions(job) or ['none'])[0][:3000]}"
-            )
+            raise ServiceError(self.condition(job))
         return state
 
     def wait_for_checkpoints(self, job: str, more: int = 1, timeout_s: float = 120) -> None:
         """Waits until `more` checkpoints have completed from now on."""
         goal = self.checkpoints(job) + more
-        self.until(lambda: self.checkpoints(job) >= goal, timeout_s, f"{more} more checkpoints of job {job}")
+        what = f"{more} more checkpoints of job {job}"
+        self.until(lambda: self.checkpoints(job) >= goal, timeout_s, what, lambda: self.condition(job))
+
+    def condition(self, job: str) -> str:
+        """How a job is, in words for an error message: its state, the cluster's free slots, its last failure."""
+        overview = self.call("/overview")
+        failure = next(iter(self.exceptions(job)), "")
+        return (
+            f"job {job} is {self.status(job)}; {overview['slots-available']} of the cluster's {overview['slots-total']} slots are "
+            f"free. Its last failure: {causes(failure) or 'none'}"
+        )
 
     @staticmethod
-    def until(holds: Callable[[], bool], timeout_s: float, what: str) -> None:
-        """Polls until `holds`; a ServiceError that names `what` when the time is over."""
+    def until(
+        holds: Callable[[], bool], timeout_s: float, what: str, condition: Callable[[], str] | None = None
+    ) -> None:
+        """Polls until `holds`.
+
+        Raises:
+            ServiceError: the time is over; names `what`, and says how things are by `condition`.
+        """
         deadline = time.monotonic() + timeout_s
         while not holds():
             if time.monotonic() > deadline:
-                raise ServiceError(f"waited {timeout_s:.0f} s in vain for: {what}")
+                so_far = f". Now {condition()}" if condition else ""
+                raise ServiceError(f"waited {timeout_s:.0f} s in vain for: {what}{so_far}")
             time.sleep(0.2)
+
+
+def causes(trace: str) -> str:
+    r"""What a Java stack trace says, without its frames; of a long one the end, where the first cause stands.
+
+    >>> causes("a.JobException: recovery is suppressed\n\tat a.B.c(B.java:1)\nCaused by: d.E: no slots\n\t... 4 more")
+    'a.JobException: recovery is suppressed\nCaused by: d.E: no slots'
+    """
+    said = [line for line in trace.splitlines() if not line.startswith(("\tat ", "\t... "))]
+    return "\n".join(said)[-_LONGEST:]

@@ -83,6 +83,21 @@ def read(kafka_broker: Broker) -> Callable[..., list[bytes]]:
     return values
 
 
+@pytest.fixture
+def flink_cluster(flink_cluster: Cluster) -> Iterator[Cluster]:
+    """The cluster of all tests. After each it is whole and idle again: a test that failed takes nothing from the next."""
+    from flink_jobs.runtime.rest import FINAL
+
+    yield flink_cluster
+    rest = flink_cluster.rest
+    while len(flink_cluster.taskmanagers) < flink_cluster.wanted:
+        flink_cluster.start_taskmanager()
+    for job, state in rest.jobs().items():
+        if state not in FINAL:
+            rest.cancel(job)
+    rest.until(lambda: not flink_cluster.python_workers(), 60, "the end of the jobs' Python workers")
+
+
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
     """A shop's log and a model of its first part."""
@@ -99,20 +114,15 @@ def stream(
     shop: Shop,
     caplog: pytest.LogCaptureFixture,
 ) -> Iterator[Callable[..., ShopStream]]:
-    """Makes the topics of a test and the job between them; the job is gone afterwards, and the cluster whole."""
+    """Makes the topics of a test and the job between them."""
     from tests.e2e.shop_stream import ShopStream
 
     # pytest keeps every record that is logged, and with those of kafka-python its sockets.
     caplog.set_level(logging.CRITICAL, logger="kafka")
-    opened: list[ShopStream] = []
 
     def make(*sinks: str) -> ShopStream:
-        opened.append(ShopStream(flink_cluster, kafka_broker, new_topic, shop.model, sinks))
-        return opened[-1]
+        return ShopStream(flink_cluster, kafka_broker, new_topic, shop.model, sinks)
 
     yield make
+    # Before the job is cancelled, which has its transactions there.
     kafka_broker.start()
-    for one in opened:
-        one.cancel()
-    while len(flink_cluster.taskmanagers) < flink_cluster.wanted:
-        flink_cluster.start_taskmanager()

@@ -124,16 +124,18 @@ def test_redis_and_loki_away_and_back_hold_the_job_up_and_lose_nothing(stream, s
     run = stream(buffer, f"loki://127.0.0.1:{loki_server.port}?label.job={name}")
     underway = Underway(run, shop, per_s=100)
     for server, away_s in ((redis_server, 10), (loki_server, 30)):
-        underway.strike(server.kill)
-        killed = time.time()
-        # What is not stored there is not done: the batch waits, and with it the checkpoint. Flink's answers are some seconds old.
-        underway.rest.until(lambda since=killed: underway.is_held_up(since, for_s=8), 40, "a checkpoint that waits")
-        held = underway.rest.checkpoints(run.job)
-        time.sleep(max(3.0, killed + away_s - time.time()))
-        assert not server.alive
-        assert underway.rest.checkpoints(run.job) == held
-        assert not underway.sender.is_done
-        server.start()
+        try:
+            underway.strike(server.kill)
+            killed = time.time()
+            # What is not stored there is not done: the batch waits, and with it the checkpoint. Flink's answers are half a second old.
+            underway.rest.until(lambda since=killed: underway.is_held_up(since, for_s=8), 40, "a checkpoint that waits")
+            held = underway.rest.checkpoints(run.job)
+            time.sleep(max(3.0, killed + away_s - time.time()))
+            assert not server.alive
+            assert underway.rest.checkpoints(run.job) == held
+            assert not underway.sender.is_done
+        finally:
+            server.start()
         underway.rest.wait_for_checkpoints(run.job)
     judged = underway.finish(shop)
     expected = run.by_core()
