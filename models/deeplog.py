@@ -1,9 +1,8 @@
 """DeepLog: an LSTM that has learned which template comes next, and by how much a line differs from that.
 
 Source: Du et al., DeepLog: Anomaly Detection and Diagnosis from System Logs through Deep Learning (CCS 2017), section 3.1 (the
-network and the top-g rule). Added here: padding at a session's start, so that its first lines are judged too; an end class, so that a session
-that stops where none ever stopped is found; a floor under the probability beside top-g, because beyond the few likely templates the order of the
-rest means little.
+network). Added here: padding at a session's start, so that its first lines are judged too; an end class, so that a session that stops where
+none ever stopped is found. What its probabilities mean for a line is decided in models/detectors/deeplog.py.
 
 Classes: 0 padding, 1 unknown, then the templates by ascending id, last the end of a session.
 """
@@ -11,7 +10,6 @@ Classes: 0 padding, 1 unknown, then the templates by ascending id, last the end 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -23,7 +21,6 @@ from models.memo import ScoreMemo
 
 Int32 = npt.NDArray[np.int32]
 Float32 = npt.NDArray[np.float32]
-Bools = npt.NDArray[np.bool_]
 
 PADDING: Final = 0
 UNKNOWN: Final = 1
@@ -59,31 +56,6 @@ class DeepLog(nn.Module):
         outputs, _ = self.lstm(inputs)  # [B, h, H]
         logits: Tensor = self.head(self.dropout(outputs[:, -1]))  # [B, C]
         return logits
-
-
-@dataclass(frozen=True)
-class DeepLogRule:
-    """When a line, or a session's end, is an anomaly.
-
-    Attributes:
-        top_g: a line is normal only if fewer than `top_g` templates are likelier …
-        min_probability: … and it is at least this likely itself.
-        min_end_probability: an end less likely than this is an anomaly.
-    """
-
-    top_g: int
-    min_probability: float = 0.0
-    min_end_probability: float = 0.0
-
-    def is_anomalous(self, probability: Float32, rank: Int32) -> Bools:
-        """Which lines are anomalies."""
-        flagged: Bools = (rank >= self.top_g) | (probability < np.float32(self.min_probability))
-        return flagged
-
-    def is_anomalous_end(self, probability: Float32) -> Bools:
-        """Which ends of sessions are anomalies."""
-        flagged: Bools = probability < np.float32(self.min_end_probability)
-        return flagged
 
 
 class DeepLogScorer:

@@ -6,21 +6,37 @@ import copy
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from models.deeplog import FIRST_TEMPLATE, UNKNOWN, DeepLog
 from models.errors import SettingsError
-from models.training_set import Examples
 
 _HELD_ROWS: Final = 50_000  # held-out rows looked at for the loss of an epoch
 _UNKNOWN_RATIO: Final = (
     0.01  # of the context, made unknown: the network must be able to read a window that holds something new
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Distinct rows to learn from.
+
+    Attributes:
+        rows: `int32[D, h + 1]`, window then next class.
+        fit_count, held_count: how often each occurs in the fit and in the held-out part; `int64[D]`.
+        end: the last class, the end of a session.
+    """
+
+    rows: npt.NDArray[np.int32]
+    fit_count: npt.NDArray[np.int64]
+    held_count: npt.NDArray[np.int64]
+    end: int
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,10 @@ class FitParams:
     def __post_init__(self) -> None:
         if self.device not in ("auto", "cpu") and not self.device.startswith("cuda"):
             raise SettingsError(f"device is {self.device!r}; choose auto, cpu or cuda.")
+
+    def with_seed(self, seed: int) -> FitParams:
+        """The same with another seed."""
+        return replace(self, seed=seed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -150,11 +150,13 @@ class Corpus:
         batches: the lines.
         names: template text by class; empty for 0 and 1. A session's end is the class `len(names)`.
         length: lines in a window.
+        is_held: which lines a network may look at to stop fitting, but not learn from; None lets the detector choose.
     """
 
     batches: Sequence[Seen]
     names: Sequence[str]
     length: int
+    is_held: Bools | None = None
 
     def __len__(self) -> int:
         return sum(map(len, self.batches))
@@ -212,11 +214,19 @@ class Detector(ABC):
 class Params(Protocol):
     """The frozen parameters of a kind of detector; the class is what registry.py lists.
 
-    Class attributes: `name` (in settings, artefacts and anomalies), `is_heavy` (asked about suspects and distinct texts only).
+    Attributes:
+        name: in settings, artefacts and anomalies.
+        is_heavy: asked for a second opinion on what was told, not about every line.
+        family: what it looks at: the `order` of lines, their `text`, their `number`, the `value`s in them. Those of one family share one voice.
+        is_fitted_once: too slow to be learned again for calibration, which then takes its word on held-out lines.
+        is_service_wide: speaks of the whole service and not of the session of the line that shows it.
     """
 
     name: ClassVar[str]
     is_heavy: ClassVar[bool]
+    family: ClassVar[str]
+    is_fitted_once: ClassVar[bool]
+    is_service_wide: ClassVar[bool]
 
     def learn(self, corpus: Corpus, *, seed: int = 0, report: Report = quiet) -> Learned:
         """What these normal lines teach.

@@ -18,6 +18,9 @@ class NoveltyParams:
 
     name: ClassVar[str] = "novelty"
     is_heavy: ClassVar[bool] = False
+    family: ClassVar[str] = "text"
+    is_fitted_once: ClassVar[bool] = False
+    is_service_wide: ClassVar[bool] = False
 
     def learn(self, corpus: Corpus, *, seed: int = 0, report: Report = quiet) -> Learned:
         """How many lines were looked at; the templates themselves are the model's vocabulary."""
