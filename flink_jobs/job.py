@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from flink_jobs.runtime.environment import ROOT
 from flink_jobs.settings import Settings
 from models.batch import BatchParams
 from models.errors import ArtefactError, SettingsError
+from models.fusion import Fusion, FusionParams
 from models.masking import MaskParams
 from models.parsing import ParseParams
 from models.shard import ShardParams
@@ -55,6 +57,7 @@ def core_params(settings: Settings) -> tuple[BatchParams, ShardParams]:
                 sim_th=settings.sim_th, depth=settings.depth, max_templates=settings.max_templates, masking=masking
             ),
             windows=WindowParams(session_gap_ms=int(settings.session_gap_s * 1000), max_sessions=settings.max_sessions),
+            fusion=FusionParams(settings.budget_per_day, detectors=settings.detectors),
             is_unknown_anomalous=settings.unknown_templates == "anomaly",
             idle_ticks=max(1, round(settings.service_idle_days * _TICKS_A_DAY)),
         ),
@@ -78,15 +81,20 @@ def check(settings: Settings) -> None:
                 f"{settings.model} holds no model; train one with `driftwood train DATA --service S --out {settings.model}`."
             )
         logger.info("models: {}", ", ".join(f"{service} {artefact.version}" for service, artefact in artefacts.items()))
-        for warning in differences(artefacts, core_params(settings)[1].windows):
+        shard = core_params(settings)[1]
+        for service, artefact in artefacts.items():
+            fusion = Fusion(artefact.calibration, replace(shard.fusion, shares=len(artefacts)))
+            logger.info("{}: {} vote; told from strength {:.1f} on", service, ", ".join(fusion.names), fusion.threshold)
+        for warning in differences(artefacts, shard):
             logger.warning(warning)
     else:
         logger.warning("no model is given (--model): the job learns templates only and reports no anomaly")
 
 
-def differences(artefacts: Mapping[str, Artefact], windows: WindowParams) -> list[str]:
+def differences(artefacts: Mapping[str, Artefact], shard: ShardParams) -> list[str]:
     """What of the job differs from what models were trained with: which setting, what follows, what to do; one text a setting."""
     found = []
+    windows = shard.windows
     gaps = {
         name: artefact.session_gap_ms
         for name, artefact in artefacts.items()
@@ -106,6 +114,23 @@ def differences(artefacts: Mapping[str, Artefact], windows: WindowParams) -> lis
             f"a window holds {windows.length} lines here, and another number in training ({trained}): the model sees windows of a length "
             "that it has not learned, and its probabilities are off; train again with this release"
         )
+    mining = shard.templates.mining()
+    for setting in ("sim_th", "depth", "masking"):
+        others = {
+            name: a.mining[setting]
+            for name, a in artefacts.items()
+            if a.mining.get(setting, mining[setting]) != mining[setting]
+        }
+        if others:
+            trained = (
+                ""
+                if setting == "masking"
+                else f" ({', '.join(f'{name}: {value:g}' for name, value in others.items())})"
+            )
+            found.append(
+                f"{setting} is not what it was in the training of {', '.join(others)}{trained}: lines get other templates than the model "
+                "knows and look new to it; set what the training had, or train again with these settings"
+            )
     return found
 
 

@@ -7,7 +7,9 @@ file:…     splits ────→ read files (the same, on chunks) ───�
                                                                              │ key by shard
                                                                              ▼
                                                           detect (templates → windows → DeepLog)
-     main output: anomalies ──→ Kafka
+     main output: anomalies ─┬→ Kafka
+                             └→ second opinion ──→ Kafka    where a model has heavy detectors; in a slot of its own
+                                |=> deliveries ──→ Elastic, file; Loki keeps first tellings only
      |=> rejects    ──────────→ Kafka logs-rejected, file   ◄── entries that Loki or Elastic refused
      |=> catalogue  ──────────→ Kafka templates (compacted), file
      |=> ranges     ──────────→ Kafka verdicts, file (off by default)
@@ -22,9 +24,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import xxhash
+from loguru import logger
 from pyflink.common import Row
 from pyflink.datastream import DataStream, StreamExecutionEnvironment
 from pyflink.table import StreamTableEnvironment
+from pyflink.util.java_utils import get_j_env_configuration, is_local_deployment
 
 from flink_jobs.addresses import RESULTS, KafkaAddress, parse_source
 from flink_jobs.connectors import (
@@ -37,12 +41,18 @@ from flink_jobs.connectors import (
     send_to_kafka,
 )
 from flink_jobs.settings import Settings
+from models.artefact import load_all
 from models.batch import BatchParams
+from models.second_opinion import has_voices
 from models.shard import ShardParams
 from udfs.deliver import DeliverToElastic, DeliverToLoki, DeliverToRedis
 from udfs.detect import DetectFn
+from udfs.second_opinion import SecondOpinionFn
 from udfs.tags import BYTES, CATALOGUE, DELIVERIES, MESSAGE, RANGES, REJECTS, SEQUENCES
 from udfs.write_file import WriteFileFn, to_file
+
+#: Of a mini-cluster.
+_SLOTS = "taskmanager.numberOfTaskSlots"
 
 
 def build_pipeline(
@@ -54,6 +64,7 @@ def build_pipeline(
 ) -> None:
     """Put the whole graph into the environment: one submission holds all sources and sinks."""
     sinks = Sinks.of(settings.sink)
+    has_deliveries = bool(sinks.loki or sinks.elastic or sinks.files)
 
     # ROW(shard STRING, packed BYTES)
     packed = _packed(env, tables, settings, batching)
@@ -65,7 +76,7 @@ def build_pipeline(
             DetectFn(
                 replace(shard, has_sequences=bool(sinks.redis)),
                 str(settings.model) if settings.model else None,
-                has_deliveries=bool(sinks.loki or sinks.elastic or sinks.files),
+                has_deliveries=has_deliveries,
                 has_ranges=sinks.has_verdicts,
             ),
             MESSAGE,
@@ -78,6 +89,14 @@ def build_pipeline(
     ranges = anomalies.get_side_output(RANGES).name("ranges")  # MESSAGE(shard, account JSON)
     deliveries = anomalies.get_side_output(DELIVERIES).name("deliveries")  # BYTES, a batch's anomalies as JSON lines
     sequences = anomalies.get_side_output(SEQUENCES).name("sequences")  # BYTES, SequenceBatch
+    if settings.model and has_voices(load_all(settings.model).values(), shard.fusion):
+        # MESSAGE(service, revised anomaly JSON)
+        revisions = _second_opinion(
+            env, anomalies, SecondOpinionFn(shard, str(settings.model), has_deliveries=has_deliveries)
+        )
+        seconds = revisions.get_side_output(DELIVERIES).name("second deliveries")  # BYTES, a revision as a JSON line
+        deliveries = deliveries.union(seconds.set_parallelism(1))  # in the same slot
+        anomalies = anomalies.union(revisions)
 
     for number, redis in enumerate(sinks.redis):
         sequences.process(DeliverToRedis(redis), BYTES).uid(f"redis-{number}").name("redis")
@@ -121,6 +140,22 @@ def _packed(
         else:
             streams.append(packed_from_files(env, source, batching))
     return streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
+
+
+def _second_opinion(env: StreamExecutionEnvironment, anomalies: DataStream, opinion: SecondOpinionFn) -> DataStream:
+    """The revisions of a second opinion, given in a slot of its own and so in a Python process of its own, where it holds up no first one."""
+    configuration = get_j_env_configuration(env._j_stream_execution_environment)
+    slots = env.get_parallelism() + 1
+    logger.info("the second opinion takes a slot of its own: the job needs {}", slots)
+    if is_local_deployment(configuration):
+        configuration.setString(_SLOTS, str(max(int(configuration.getString(_SLOTS, "1")), slots)))
+    return (
+        anomalies.process(opinion, MESSAGE)
+        .uid("second-opinion")
+        .name("second opinion")
+        .slot_sharing_group("second-opinion")
+        .set_parallelism(1)  # there are few anomalies, and the models are large
+    )
 
 
 def _as_messages(letters: DataStream) -> DataStream:

@@ -20,7 +20,9 @@ from pydantic_settings import (
 
 from flink_jobs.addresses import RESULTS, FileAddress, masked, parse_sink, parse_source
 from flink_jobs.addresses import KafkaAddress as KafkaAddress
+from models.detectors.registry import REGISTRY
 from models.errors import SettingsError
+from models.fusion import FusionParams
 
 
 class Settings(BaseSettings):
@@ -95,6 +97,15 @@ class Settings(BaseSettings):
     unknown_templates: Literal["anomaly", "ignore"] = Field(
         default="anomaly", description="what a template never seen in training is"
     )
+    detectors: tuple[str, ...] | None = Field(
+        default=None, description="those that vote; default: all that the model has"
+    )
+    budget_per_day: float = Field(
+        default=FusionParams().budget_per_day,
+        gt=0,
+        le=10_000,
+        description="false alerts a day that you can live with, all services together",
+    )
     sim_th: float = Field(default=0.4, gt=0, le=1, description="Drain: least share of equal tokens")
     depth: int = Field(default=4, ge=3, le=16, description="Drain: depth of the tree")
     max_templates: int = Field(default=2_000, ge=1, description="templates of one service before the overflow bucket")
@@ -131,6 +142,18 @@ class Settings(BaseSettings):
     def _split(cls, value: Any) -> Any:
         """One address or several with white space between them, as an environment variable has them."""
         return tuple(value.split()) if isinstance(value, str) else value
+
+    @field_validator("detectors", mode="before")
+    @classmethod
+    def _detectors(cls, value: Any) -> Any:
+        """Names with commas between them."""
+        names = tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
+        unknown = sorted(set(names or ()) - set(REGISTRY))
+        if unknown or names == ():
+            raise ValueError(
+                f"no such detector: {', '.join(unknown) or '(none given)'}; choose from {', '.join(REGISTRY)}"
+            )
+        return names
 
     @field_validator("source", "sink")
     @classmethod

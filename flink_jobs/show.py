@@ -206,10 +206,7 @@ def summary_view(summary: Summary) -> RenderableType:
     note.append(f": {summary.flagged_rightly} of {summary.flagged} flagged requests are faulty", style="not bold")
     if summary.stray:
         note.append(f"; {summary.stray} anomalies of background lines outside any fault", style="not bold")
-    missed = next((kind for kind in summary.kinds if kind.kind == "value" and kind.faults and not kind.found), None)
-    if missed is None:
-        return Group(table, note)
-    return Group(table, note, Text("value: DeepLog judges the order of lines, not the numbers in them", style="dim"))
+    return Group(table, note)
 
 
 def _percent(ratio: float | None) -> str:

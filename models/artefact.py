@@ -1,9 +1,10 @@
 """A trained model as a folder: written at once or not at all, checked when read, nothing in it executed.
 
 ```
-DIR/<service>/manifest.json        what it is: service, version, rule, vocabulary, metrics, training data, sha256 of each file
-              templates.json       the templates it was trained on, as the template miner exports them
-              deeplog.safetensors  the network's weights
+DIR/<service>/manifest.json             what it is: service, version, vocabulary, detectors and their facts, training data, sha256 of each file
+              templates.json            the templates it was trained on, as the template miner exports them
+              <detector>.safetensors    what a detector learned, if it has arrays
+              calibration.safetensors   scores of normal lines
 ```
 """
 
@@ -15,7 +16,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -25,19 +26,21 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 import safetensors
-import safetensors.torch
-import torch
-from torch import Tensor
+import safetensors.numpy
 
-from models.deeplog import FIRST_TEMPLATE, DeepLog, DeepLogRule, DeepLogScorer
+from models.deeplog import FIRST_TEMPLATE
+from models.detectors.contract import Detector, Learned
+from models.detectors.registry import REGISTRY
 from models.errors import ArtefactError
+from models.fusion import Calibration
+from models.templates import display
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 DEFAULT: Final = "default"  # the service name of the model for services without one of their own
 
 MANIFEST: Final = "manifest.json"
 TEMPLATES: Final = "templates.json"
-WEIGHTS: Final = "deeplog.safetensors"
+CALIBRATION: Final = "calibration.safetensors"
 
 _AGAIN = "train it again with `driftwood train`, or copy the whole folder again"
 
@@ -50,12 +53,12 @@ class Artefact:
         service: whose lines it learned; `default` stands in where a service has none of its own.
         vocabulary: external template id by class; 0 for the classes that are no template. The end class comes after the last.
         templates: the templates of training, as `ShardTemplates.export` gives them.
-        rule: what is an anomaly.
         length: lines in a window.
         session_gap_ms: event time after which training forgot a session's history; the job should use the same.
         wait_ms: by class, the silence after such a line that is still normal in a session; -1 where any is.
-        hidden, layers: the network's size.
-        weights: its weights.
+        learned: what each detector learned, by name.
+        calibration: what normal lines look like to them.
+        mining: how lines were masked and templates mined, by setting; the job should do the same.
         metrics: what training measured.
         training: sha256, lines, sessions and so on of the training data.
         created: when, ISO 8601; like the name of the training data, no part of the version.
@@ -64,13 +67,12 @@ class Artefact:
     service: str
     vocabulary: tuple[int, ...]
     templates: list[dict[str, Any]]
-    rule: DeepLogRule
     length: int
     session_gap_ms: int
     wait_ms: tuple[int, ...]
-    hidden: int
-    layers: int
-    weights: Mapping[str, Tensor]
+    learned: Mapping[str, Learned]
+    calibration: Calibration
+    mining: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, float | int | None] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     created: str = ""
@@ -81,58 +83,58 @@ class Artefact:
         return _version(self._manifest(self._files()))
 
     @property
-    def top_g(self) -> int:
-        """How many of the likeliest templates count as expected."""
-        return self.rule.top_g
-
-    @property
     def end(self) -> int:
         """The class of a session's end."""
         return len(self.vocabulary)
 
-    def scorer(self) -> DeepLogScorer:
-        """A scorer of its own memo."""
-        return DeepLogScorer(self.weights)
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The template of each class, as training named it to the detectors; empty for padding and unknown."""
+        texts = {int(entry["id"]): display(tuple(str(entry["tokens"]).split())) for entry in self.templates}
+        return tuple(
+            texts.get(number, "") if code >= FIRST_TEMPLATE else "" for code, number in enumerate(self.vocabulary)
+        )
+
+    def build(self, detector: str) -> Detector:
+        """A detector with empty state.
+
+        Raises: ValueError if what it learned does not hold together.
+        """
+        return REGISTRY[detector]().build(self.learned[detector], self.names)
 
     def classes(self, ids: npt.NDArray[np.uint32]) -> npt.NDArray[np.int32]:
         """The class of each template id; unknown where training had no such template."""
         code_of = {number: code for code, number in enumerate(self.vocabulary) if code >= FIRST_TEMPLATE}
         return np.fromiter((code_of.get(number, 1) for number in ids.tolist()), np.int32, len(ids))
 
-    def text(self, code: int) -> str:
-        """The template of a class."""
-        return self._texts.get(self.vocabulary[code], "")
-
-    @cached_property
-    def _texts(self) -> dict[int, str]:
-        return {int(entry["id"]): str(entry["tokens"]) for entry in self.templates}
-
     def _files(self) -> dict[str, bytes]:
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.weights.items()}
+        arrays = {f"{name}.safetensors": learned.arrays for name, learned in self.learned.items() if learned.arrays}
+        arrays[CALIBRATION] = self.calibration.arrays()
         return {
             TEMPLATES: orjson.dumps(self.templates, option=orjson.OPT_INDENT_2),
-            WEIGHTS: safetensors.torch.save(weights),
+            **{name: safetensors.numpy.save(_contiguous(found)) for name, found in arrays.items()},
         }
 
     def _manifest(self, files: Mapping[str, bytes]) -> dict[str, Any]:
         return {
             "format": FORMAT,
             "service": self.service,
-            "detectors": ["deeplog"],
+            "detectors": list(self.calibration.names),
+            "families": list(self.calibration.families),
             "created": self.created,
-            "deeplog": {
-                **asdict(self.rule),
-                "length": self.length,
-                "session_gap_ms": self.session_gap_ms,
-                "hidden": self.hidden,
-                "layers": self.layers,
-                "vocabulary": list(self.vocabulary),
-                "wait_ms": list(self.wait_ms),
-            },
+            "windows": {"length": self.length, "session_gap_ms": self.session_gap_ms},
+            "vocabulary": list(self.vocabulary),
+            "wait_ms": list(self.wait_ms),
+            "learned": {name: dict(learned.facts) for name, learned in self.learned.items()},
+            "mining": dict(self.mining),
             "metrics": dict(self.metrics),
             "training": dict(self.training),
             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         }
+
+
+def _contiguous(arrays: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
 def _version(manifest: Mapping[str, Any]) -> str:
@@ -203,8 +205,8 @@ def load(folder: Path | str) -> Artefact:
     if not isinstance(manifest.get("training"), dict) or manifest.get("version") != _version(manifest):
         raise ArtefactError(f"{root / MANIFEST} was changed after training (its version does not match); {_AGAIN}.")
     sums = manifest.get("files")
-    if not isinstance(sums, dict) or set(sums) != {TEMPLATES, WEIGHTS}:
-        raise ArtefactError(f"{root / MANIFEST} does not name the files {TEMPLATES} and {WEIGHTS}; {_AGAIN}.")
+    if not isinstance(sums, dict) or not {TEMPLATES, CALIBRATION} <= set(sums) or any("/" in name for name in sums):
+        raise ArtefactError(f"{root / MANIFEST} does not name the files {TEMPLATES} and {CALIBRATION}; {_AGAIN}.")
     files = {name: _read(root / name) for name in sums}
     for name, expected in sums.items():
         if hashlib.sha256(files[name]).hexdigest() != expected:
@@ -219,37 +221,35 @@ def load(folder: Path | str) -> Artefact:
 
 
 def _decode(manifest: dict[str, Any], files: Mapping[str, bytes]) -> Artefact:
-    section = dict(manifest["deeplog"])
-    rule = DeepLogRule(**{f.name: section.pop(f.name) for f in fields(DeepLogRule)})
+    names = [str(name) for name in manifest["detectors"]]
+    unknown = sorted(set(names) - set(REGISTRY))
+    if unknown or not names:
+        raise ValueError(f"no such detector here: {', '.join(unknown) or '(none named)'}")
+    arrays = {
+        name.removesuffix(".safetensors"): safetensors.numpy.load(data)
+        for name, data in files.items()
+        if name.endswith(".safetensors")
+    }
     artefact = Artefact(
         service=str(manifest["service"]),
-        vocabulary=tuple(int(number) for number in section["vocabulary"]),
+        vocabulary=tuple(int(number) for number in manifest["vocabulary"]),
         templates=orjson.loads(files[TEMPLATES]),
-        rule=rule,
-        length=int(section["length"]),
-        session_gap_ms=int(section["session_gap_ms"]),
-        wait_ms=tuple(int(wait) for wait in section["wait_ms"]),
-        hidden=int(section["hidden"]),
-        layers=int(section["layers"]),
-        weights=safetensors.torch.load(files[WEIGHTS]),
+        length=int(manifest["windows"]["length"]),
+        session_gap_ms=int(manifest["windows"]["session_gap_ms"]),
+        wait_ms=tuple(int(wait) for wait in manifest["wait_ms"]),
+        learned={name: Learned(arrays.get(name, {}), manifest["learned"][name]) for name in names},
+        calibration=Calibration.from_arrays(names, [str(f) for f in manifest["families"]], arrays["calibration"]),
+        mining=manifest["mining"],
         metrics=manifest["metrics"],
         training=manifest["training"],
         created=str(manifest["created"]),
     )
-    classes = len(artefact.vocabulary) + 1
     if len(artefact.wait_ms) != len(artefact.vocabulary):
         raise ValueError("wait_ms and vocabulary differ in length")
-    if not 1 <= rule.top_g <= classes or not 0 <= rule.min_probability < 1 or not 0 <= rule.min_end_probability < 1:
-        raise ValueError("the rule is out of range")
-    if not 1 <= artefact.length <= 255 or not 1 <= artefact.hidden <= 4096 or not 1 <= artefact.layers <= 8:
-        raise ValueError("the network's size is out of range")
-    with torch.device("meta"):  # shapes only, no memory
-        network = DeepLog(classes, artefact.hidden, artefact.layers)
-    expected = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    if {name: tuple(tensor.shape) for name, tensor in artefact.weights.items()} != expected:
-        raise ValueError("the weights' shapes do not fit the vocabulary")
-    if not all(torch.isfinite(tensor).all() for tensor in artefact.weights.values()):
-        raise ValueError("a weight is not finite")
+    if not 1 <= artefact.length <= 255:
+        raise ValueError("the window's length is out of range")
+    for name in names:
+        artefact.build(name)
     return artefact
 
 

@@ -1,9 +1,10 @@
 """The state machine of one shard: packed lines in; anomalies, catalogue changes, state writes and accounts out.
 
 ```
-Lines ─→ templates (Drain3) ─→ windows (by session) ─→ DeepLog, by the service's model ─→ anomalies
-              │                     │                                                      ranges of offsets scored and rejected
-              └── entries, statistics ── rows ──→ StateWrites: template entries + one journal entry a batch, now and then a snapshot
+Lines ─→ templates (Drain3) ─→ windows (by session) ─→ detectors of the service's model ─→ weights ─→ incidents ─→ anomalies
+              │                     │                       │                                           │    ranges of offsets scored and rejected
+              └── entries, statistics ── rows ──────────────┴── state ──────────────────────────────────┴──→ StateWrites:
+                                                            template entries + one journal entry a batch, now and then a snapshot
 ```
 
 State is written as small upserts: a batch writes the template entries that are new or changed and one journal entry with the rows it
@@ -12,10 +13,9 @@ touched. When the journal outgrows the last snapshot, a snapshot of all rows rep
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,19 +23,27 @@ import orjson
 
 from models.artefact import Artefact
 from models.deeplog import UNKNOWN
-from models.judge import Judge
+from models.detectors.contract import Ends, Seen
+from models.fusion import SUSPECT, FusionParams
+from models.incidents import Incidents, Suspects
+from models.judge import Judge, Judged
 from models.packing import Lines
 from models.parameters import parameters, slug
+from models.sections import join, split
 from models.templates import OVERFLOW_ID, ShardTemplates, TemplateParams, template_hex
 from models.training_buffer import SequenceBatch
-from models.verdicts import Expected, Finding, Origin, Place, render
-from models.windows import WindowParams, WindowStep
+from models.verdicts import Origin, Piece, Place, Verdict, anomaly_id, render
+from models.windows import WindowParams, WindowStep, service_key
 
 I32 = npt.NDArray[np.int32]
+I64 = npt.NDArray[np.int64]
+T = TypeVar("T", bound=np.generic)
 
-JOURNAL_VERSION: Final = 1
-_FRAME: Final = struct.Struct("<BI")  # version, length of the window rows; the statistics rows follow
 _MIN_SNAPSHOT_BYTES: Final = 1 << 18  # below this a snapshot is not worth its write
+_SHOWN: Final = 8  # pieces of evidence named in an anomaly
+
+
+Listen = Callable[[Judge, Suspects, npt.NDArray[np.float32], list[Place]], None]
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,8 @@ class ShardParams:
         cluster: name of the installation; part of every anomaly id.
         templates: how templates are mined.
         windows: length and bounds of the windows.
-        is_unknown_anomalous: a template that the model has never seen is an anomaly.
+        fusion: which detectors vote, the budget of false alerts, what counts as one incident.
+        is_unknown_anomalous: a template that the model has never seen may be an anomaly.
         has_sequences: template ids go to the training buffer.
         idle_ticks: calls of `tick` without a line after which a service's state is dropped.
     """
@@ -54,6 +63,7 @@ class ShardParams:
     cluster: str = ""
     templates: TemplateParams = field(default_factory=TemplateParams)
     windows: WindowParams = field(default_factory=WindowParams)
+    fusion: FusionParams = field(default_factory=FusionParams)
     is_unknown_anomalous: bool = True
     has_sequences: bool = False
     idle_ticks: int = 2_016
@@ -117,7 +127,7 @@ class Step:
 class Shard:
     """All services of one shard.
 
-    State: template entries, and a journal of window and statistics rows; bounded by `TemplateParams` and `WindowParams`.
+    State: template entries, and a journal of rows of windows, statistics, detectors and incidents; each bounded by its params.
     """
 
     def __init__(
@@ -133,20 +143,27 @@ class Shard:
         self._loaded: dict[str, Judge] = {}  # by version
         self.templates: ShardTemplates = params.templates.build(entries)
         self.windows = params.windows.build()
+        self.incidents: Incidents = params.fusion.incidents.build()
         self._journal_bytes = 0
         self._snapshot_bytes = 0
         self._idle: dict[str, int] = {}
+        self.listen: Listen | None = None  # for evaluation: is told of all that any one detector finds odd
         for entry in journal:
             self._apply(entry)
 
     def _apply(self, entry: bytes) -> None:
-        version, size = _FRAME.unpack_from(entry)
-        if version != JOURNAL_VERSION:
-            raise ValueError(
-                f"state of version {version}, this program reads {JOURNAL_VERSION}: see CHANGELOG.md for the migration"
-            )
-        self.windows.apply(entry[_FRAME.size : _FRAME.size + size])
-        self.templates.apply(entry[_FRAME.size + size :])
+        versions = {artefact.version: artefact for artefact in self._artefacts.values()}
+        for name, data in split(entry):
+            if name == "windows":
+                self.windows.apply(data)
+            elif name == "statistics":
+                self.templates.apply(data)
+            elif name == "incidents":
+                self.incidents.apply(data)
+            else:  # a detector's; what a model that is gone had kept means nothing to another one
+                detector, _, version = name.partition("@")
+                if version in versions:
+                    self._judge(versions[version]).apply({detector: data})
         self._journal_bytes += len(entry)
 
     # ---- one batch
@@ -169,11 +186,19 @@ class Shard:
             self._place(lines, service, placed.seq, line) if line >= 0 else Place.from_bytes(note)
             for line, note in zip(seen.ended.line.tolist(), seen.ended.notes, strict=True)
         ]
+        batch = _Batch(
+            lines,
+            service,
+            np.array([service_key(name) for name in lines.services], np.uint64),
+            placed.seq,
+            seen,
+            places,
+        )
         anomalies: list[tuple[int, str, bytes]] = []
         scored = 0
         for model, rows, classes in by_model:
             ends = [at for at, place in enumerate(places) if self._models.get(place.service) is model]
-            anomalies += self._judge(model, classes, lines, service, placed.seq, seen, rows, places, ends)
+            anomalies += self._verdicts(model, classes, batch, rows, np.array(ends, np.int64))
             scored += len(rows)
         self._note(lines, service, placed.seq, seen, wait_ms)
         anomalies.sort(key=lambda found: found[0])
@@ -215,9 +240,13 @@ class Shard:
         if artefact is None:
             self._models[service] = None
             return
+        self._models[service] = self._judge(artefact)
+
+    def _judge(self, artefact: Artefact) -> Judge:
         if artefact.version not in self._loaded:
-            self._loaded[artefact.version] = Judge(artefact, self.params.templates)
-        self._models[service] = self._loaded[artefact.version]
+            fusion = replace(self.params.fusion, shares=len(self._artefacts))
+            self._loaded[artefact.version] = Judge(artefact, self.params.templates, fusion)
+        return self._loaded[artefact.version]
 
     def _rows_by_model(self, services: list[str], service: I32) -> Iterable[tuple[Judge, npt.NDArray[np.int64]]]:
         models = [self._models[name] for name in services]
@@ -226,49 +255,86 @@ class Shard:
             uses = np.array([candidate is model for candidate in models])
             yield model, np.flatnonzero(uses[service])
 
-    def _judge(
-        self,
-        model: Judge,
-        classes: I32,
-        lines: Lines,
-        service: I32,
-        seq: I32,
-        seen: WindowStep,
-        rows: npt.NDArray[np.int64],
-        places: Sequence[Place],
-        ends: Sequence[int],
-    ) -> list[tuple[int, str, bytes]]:
+    def _verdicts(
+        self, model: Judge, classes: I32, batch: _Batch, rows: I64, ends: I64
+    ) -> Iterator[tuple[int, str, bytes]]:
         """The anomalies among the lines, and the ended sessions, of one model, as (line, service, JSON)."""
-        context = classes[seen.windows[rows]]  # int32[B, h]
-        following = classes[seq[rows]]  # int32[B]
-        stopped = classes[seen.ended.windows[ends]]  # int32[E, h]
-        probability, rank, end_probability = model.score(context, following, stopped)
-        rule = model.artefact.rule
-        is_known, is_late = following != UNKNOWN, seen.is_late[rows]
-        # A service's own sequence has no beginning: until its window is full, nothing can be said of what should come next.
-        is_cold = (lines.session[rows] < 0) & (seen.windows[rows, 0] < 0)
-        is_flagged = is_known & ~is_late & ~is_cold & rule.is_anomalous(probability, rank)
-        if self.params.is_unknown_anomalous:
-            is_flagged |= ~is_known & (self.templates.ids[seq[rows]] != OVERFLOW_ID)
-        flagged = np.flatnonzero(is_flagged)
-        flagged_ends = np.flatnonzero(rule.is_anomalous_end(end_probability) & (stopped[:, -1] != UNKNOWN))
-        expected = model.expected(np.concatenate((context[flagged], stopped[flagged_ends])))
-        found = []
-        for at, likely in zip(flagged.tolist(), expected, strict=False):
-            line = int(rows[at])
-            place = self._place(lines, service, seq, line)
-            finding = Finding(
-                probability=float(probability[at]) if is_known[at] else 0.0,
-                rank=int(rank[at]),
-                is_known=bool(is_known[at]),
-                is_late=bool(is_late[at]),
+        judged = model.step(batch.shown(classes, rows, ends))
+        ids = self.templates.ids[batch.seq[rows]]
+        is_mute = (ids == OVERFLOW_ID) | ((judged.seen.code == UNKNOWN) & (not self.params.is_unknown_anomalous))
+        judged.line_weight[:, is_mute] = 0
+        if self.listen is not None:
+            self._tell(self.listen, model, judged, is_mute, batch, rows, ends)
+        about, lines = batch.suspects(
+            judged,
+            rows,
+            ends,
+            np.flatnonzero(judged.line_weight.max(axis=0) >= SUSPECT),
+            np.flatnonzero(judged.end_weight.max(axis=0) >= SUSPECT),
+        )
+        weight = np.array(
+            [(judged.end_weight if is_end else judged.line_weight)[:, at] for at, is_end in lines], np.float32
+        )
+        suspects, which, is_wide = model.fusion.suspects(weight.reshape(len(lines), 2).T, about)
+        named: dict[int, str] = {}  # incidents first told in this batch
+        for told in self.incidents.step(suspects, model.fusion.threshold):
+            at, is_end = lines[int(which[told.at])]
+            kind = "rate" if is_wide[told.at] else "end" if is_end else "line"
+            line = int(batch.seen.ended.line[ends[at]] if is_end else rows[at])
+            place = batch.places[int(ends[at])] if is_end else self._place(batch.lines, batch.service, batch.seq, line)
+            if kind == "rate":
+                place = replace(place, session=None)
+            key = int(suspects.key[told.at])
+            if not told.revision:
+                named[key] = anomaly_id(self.params.cluster, place.origin, "" if kind == "line" else kind)
+                self.incidents.name(key, named[key])
+            window = (batch.seen.ended.windows[int(ends[at])] if is_end else batch.seen.windows[line]).tolist()
+            verdict = Verdict(
+                anomaly_id=named.get(key, told.origin),
+                revision=told.revision,
+                kind=kind,
+                is_late=not is_end and bool(judged.seen.is_late[at]),
+                strength=told.strength,
+                threshold=model.fusion.threshold,
+                false_per_day=model.fusion.false_per_day(told.strength),
+                votes=model.votes(judged, at, is_end=is_end),
+                reasons=model.reasons(judged, at, is_end=is_end, is_wide=kind == "rate"),
+                pieces=self._pieces(told.pieces),
+                model_version=model.version,
             )
-            found.append((line, place.service, self._render(model, place, finding, seen.windows[line], likely)))
-        for at, likely in zip(flagged_ends.tolist(), expected[len(flagged) :], strict=True):
-            end = ends[at]
-            finding = Finding(float(end_probability[at]), 0, is_known=True, is_late=False, is_end=True)
-            blob = self._render(model, places[end], finding, seen.ended.windows[end], likely)
-            found.append((int(seen.ended.line[end]), places[end].service, blob))
+            yield line, place.service, self._render(model, place, verdict, window)
+
+    def _tell(
+        self,
+        listen: Listen,
+        model: Judge,
+        judged: Judged,
+        is_mute: npt.NDArray[np.bool_],
+        batch: _Batch,
+        rows: I64,
+        ends: I64,
+    ) -> None:
+        """Tell a listener of all that any choice of the detectors finds odd."""
+        about, lines = batch.suspects(
+            judged,
+            rows,
+            ends,
+            np.flatnonzero((model.fusion.loudest(judged.line) >= SUSPECT) & ~is_mute),
+            np.flatnonzero(model.fusion.loudest(judged.end) >= SUSPECT),
+        )
+        places = [
+            batch.places[int(ends[at])] if is_end else self._place(batch.lines, batch.service, batch.seq, int(rows[at]))
+            for at, is_end in lines
+        ]
+        evidence = np.array([(judged.end if is_end else judged.line)[at] for at, is_end in lines], np.float32)
+        listen(model, about, evidence.reshape(len(lines), judged.line.shape[1]), places)
+
+    def _pieces(self, pieces: Mapping[int, float]) -> list[Piece]:
+        """The strongest pieces of an incident's evidence, named."""
+        found = []
+        for piece, weight in list(pieces.items())[:_SHOWN]:
+            seq = piece if piece >= 0 else -1 - piece
+            found.append(Piece(int(self.templates.ids[seq]), self.templates.template(seq), weight, is_end=piece < 0))
         return found
 
     def _note(self, lines: Lines, service: I32, seq: I32, seen: WindowStep, wait_ms: npt.NDArray[np.int64]) -> None:
@@ -299,20 +365,27 @@ class Shard:
             seq=int(seq[line]),
         )
 
-    def _render(self, model: Judge, place: Place, finding: Finding, window: I32, expected: Sequence[Expected]) -> bytes:
+    def _render(self, model: Judge, place: Place, verdict: Verdict, window: Sequence[int]) -> bytes:
         templates = self.templates
         tokens = templates.tokens(place.seq)
+        vocabulary, names = model.artefact.vocabulary, model.artefact.names
         return render(
-            cluster=self.params.cluster,
             place=place,
-            finding=finding,
+            verdict=verdict,
             template_id=int(templates.ids[place.seq]),
             template=templates.template(place.seq),
             slug=slug(tokens),
             parameters=[found.to_dict() for found in parameters(tokens, place.message, self.params.templates.masking)],
-            expected=expected,
-            context=[templates.shown(at) for at in window.tolist() if at >= 0],
-            model_version=model.version,
+            expected=[
+                {
+                    "template_id": template_hex(vocabulary[code]),
+                    "template": names[code],
+                    "probability": round(likely, 5),
+                }
+                for code, likely in next((reason.expected for reason in verdict.reasons if reason.expected), ())
+                if code < len(names)  # beyond is the end of the session
+            ],
+            context=[templates.shown(at) for at in window if at >= 0],
         )
 
     def _describe(self, seq: int) -> tuple[str, bytes]:
@@ -336,29 +409,130 @@ class Shard:
 
     def _writes(self, entries: list[tuple[str, bytes]], dropped: list[str]) -> StateWrites:
         is_snapshot = self._journal_bytes > max(_MIN_SNAPSHOT_BYTES, 2 * self._snapshot_bytes)
-        rows, statistics = self.windows.touched(), self.templates.touched()
+        sections = self._sections(is_snapshot=False)  # also where a snapshot is written: what is pending is told once
         if is_snapshot:
-            rows, statistics = self.windows.to_bytes(), self.templates.to_bytes()
-        journal = b"".join((_FRAME.pack(JOURNAL_VERSION, len(rows)), rows, statistics))
+            sections = self._sections(is_snapshot=True)
+        journal = join(sections)
         if is_snapshot:
             self._snapshot_bytes, self._journal_bytes = len(journal), 0
         else:
             self._journal_bytes += len(journal)
         return StateWrites(entries, dropped, journal, is_snapshot)
 
+    def _sections(self, *, is_snapshot: bool) -> list[tuple[str, bytes]]:
+        """The pieces of a journal entry: all rows, or those that changed."""
+        windows, templates, incidents = self.windows, self.templates, self.incidents
+        if is_snapshot:
+            rows = (windows.to_bytes(), templates.to_bytes(), incidents.to_bytes())
+        else:
+            rows = (windows.touched(), templates.touched(), incidents.touched())
+        found = list(zip(("windows", "statistics", "incidents"), rows, strict=True))
+        for version, judge in self._loaded.items():
+            state = judge.to_bytes() if is_snapshot else judge.touched()
+            found += [(f"{name}@{version}", data) for name, data in state.items()]
+        return found
+
     def tick(self) -> StateWrites:
         """Free what no verdict can see any more: sessions beyond twice the gap, services idle for `idle_ticks` ticks."""
         self.windows.expire()
+        for service in self._idle:
+            newest, judge = self.windows.newest(service), self._models.get(service)
+            if newest is not None:
+                # The end of a session counts at its newest line, which may be as old as the longest wait.
+                wait = 0 if judge is None else max(0, int(judge.wait_ms.max()))
+                self.incidents.expire(service_key(service), newest - wait)
         dropped: list[str] = []
         for service in [name for name, ticks in self._idle.items() if ticks >= self.params.idle_ticks]:
             dropped += self.templates.drop(service)
             self.windows.drop(service)
+            self.incidents.drop(service_key(service))
+            judge = self._models.get(service)
+            if judge is not None:
+                judge.drop(service_key(service))
             del self._idle[service]
             self._models.pop(service, None)
         for service in self._idle:
             self._idle[service] += 1
         self._journal_bytes = 1 << 62  # a snapshot leaves out what was freed
         return self._writes([], dropped)
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch on its way through `Shard.step`."""
+
+    lines: Lines
+    service: I32
+    service_keys: npt.NDArray[np.uint64]
+    seq: I32
+    seen: WindowStep
+    places: Sequence[Place]
+
+    def shown(self, classes: I32, rows: I64, ends: I64) -> Seen:
+        """The lines and ends of one model, as its detectors see them."""
+        lines, seen, ended = self.lines, self.seen, self.seen.ended
+        is_all = len(rows) == len(lines)
+
+        def of(column: npt.NDArray[T]) -> npt.NDArray[T]:
+            return column if is_all else column[rows]
+
+        return Seen(
+            code=classes[of(self.seq)],
+            windows=classes[of(seen.windows)],
+            seq=of(self.seq),
+            ts=of(lines.ts),
+            now=of(seen.now),
+            level=of(lines.level),
+            key=of(lines.group),
+            service=self.service_keys[of(self.service)],
+            has_session=of(lines.session) >= 0,
+            is_late=of(seen.is_late),
+            text=of(lines.text),
+            texts=_Texts(lines.texts),
+            message=lines.messages if is_all else lines.messages.take(rows),
+            ends=Ends(classes[ended.windows[ends]], ended.key[ends], ended.ts[ends]),
+        )
+
+    def suspects(
+        self, judged: Judged, rows: I64, ends: I64, line: I64, end: I64
+    ) -> tuple[Suspects, list[tuple[int, bool]]]:
+        """Some of a model's lines and ends in source order; and for each its place among these and whether it is an end."""
+        ended = self.seen.ended
+        which = ends[end]
+        where = np.concatenate((2 * rows[line], 2 * ended.line[which].astype(np.int64) + 1))
+        order = np.lexsort((np.concatenate((self.lines.group[rows[line]], ended.key[which])), where))
+        service = np.concatenate(
+            (
+                judged.seen.service[line],
+                np.array([service_key(self.places[at].service) for at in which.tolist()], np.uint64),
+            )
+        )
+        last = np.array([self.places[at].seq for at in which.tolist()], np.int64)
+        found = Suspects(
+            key=np.concatenate((judged.seen.key[line], ended.key[which]))[order],
+            service=service[order],
+            piece=np.concatenate((judged.seen.seq[line], -1 - last)).astype(np.int32)[order],
+            now=np.concatenate((judged.seen.now[line], ended.ts[which]))[order],
+            has_session=np.concatenate((judged.seen.has_session[line], np.ones(len(end), np.bool_)))[order],
+            weight=np.zeros(len(order), np.float32),
+        )
+        origin = [(at, False) for at in line.tolist()] + [(at, True) for at in end.tolist()]
+        return found, [origin[at] for at in order.tolist()]
+
+
+class _Texts(Sequence[str]):
+    """The masked texts without their service, cut when asked for: most detectors never do."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self._texts = texts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [text.partition("\0")[2] for text in self._texts[at]]
+        return self._texts[at].partition("\0")[2]
 
 
 def _account(lines: Lines) -> bytes:

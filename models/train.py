@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from models.artefact import DEFAULT, Artefact, save
 from models.batch import BatchParams
+from models.calibrating import calibrate
 from models.datasets import DataSet, read_lines, to_batches
-from models.deeplog import DeepLogScorer
+from models.detectors.contract import Learned, Params
+from models.detectors.deeplog import DeepLogParams
+from models.detectors.registry import REGISTRY
 from models.errors import DataSetError, SettingsError
-from models.fitting import Epoch, Fit, FitParams, fit
+from models.fitting import FitParams
+from models.fusion import Fusion, FusionParams
 from models.parsing import Raw
 from models.templates import ShardTemplates, TemplateParams
-from models.thresholds import HeldOut, alarms, choose_rule
-from models.training_set import Examples, IsTraining, LineCollector, Lines, examples
+from models.training_set import IsTraining, LineCollector, lesson
 from models.windows import WindowParams
 
-Report = Callable[[str, Epoch], None]  # (service, epoch)
+Report = Callable[[str, str, float, float | None], None]  # (service, detector and what it does, share done, loss)
+
+#: Detectors that learn unless others are asked for: those that judge every line, but for the one of values, whose normal range drifts in
+#: many systems (docs/measurements.md).
+CHEAP: Final = tuple(name for name, kind in REGISTRY.items() if not kind.is_heavy and name != "deeplog-value")
 
 
 @dataclass(frozen=True)
@@ -31,32 +38,46 @@ class TrainParams:
     """How a model is made.
 
     Attributes:
-        fit: network, epochs, seed, device.
+        detectors: which learn, by name.
+        fit: DeepLog's network, epochs, device.
+        seed: of all that is left to chance.
         windows: length of a window, and the gap after which a session's history is forgotten; the job must use the same.
         templates, batching: how lines are parsed, masked and mined; the job must use the same.
-        held_out_ratio: share of the sessions, or lines, that the thresholds are chosen on.
-        session_alarm_rate: target share of normal sessions flagged.
-        line_alarm_rate: target share of normal lines flagged, where lines have no session.
+        held_out_ratio: share of the sessions, or lines, that networks are not fitted to.
         min_lines: fewer lines of a service train no model.
         max_lines: later lines are left out.
     """
 
+    detectors: tuple[str, ...] = CHEAP
     fit: FitParams = field(default_factory=FitParams)
+    seed: int = 0
     windows: WindowParams = field(default_factory=WindowParams)
     templates: TemplateParams = field(default_factory=TemplateParams)
     batching: BatchParams = field(default_factory=BatchParams)
     held_out_ratio: float = 0.2
-    session_alarm_rate: float = 0.01
-    line_alarm_rate: float = 0.0005
-    min_lines: int = 500
+    min_lines: int = 200
     max_lines: int = 5_000_000
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out_ratio < 0.9:
             raise SettingsError(f"held_out_ratio is {self.held_out_ratio}; give a share above 0, below 0.9.")
-        for name in ("session_alarm_rate", "line_alarm_rate"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SettingsError(f"{name} is {getattr(self, name)}; give a share of at least 0, below 1.")
+        unknown = sorted(set(self.detectors) - set(REGISTRY))
+        if unknown or not self.detectors:
+            raise SettingsError(
+                f"no such detector: {', '.join(unknown) or '(none given)'}; choose from {', '.join(REGISTRY)}."
+            )
+        if all(REGISTRY[name].is_heavy for name in self.detectors):
+            raise SettingsError(
+                f"{', '.join(self.detectors)} only give a second opinion on what others have told; add one that judges every "
+                f"line: {', '.join(CHEAP)}."
+            )
+
+    def kinds(self) -> dict[str, Params]:
+        """The parameters of each detector, in the order of the registry."""
+        made: dict[str, Params] = {name: kind() for name, kind in REGISTRY.items() if name in self.detectors}
+        if DeepLogParams.name in made:
+            made[DeepLogParams.name] = DeepLogParams(fit=self.fit)
+        return made
 
 
 @dataclass(frozen=True)
@@ -102,7 +123,7 @@ def train(
     service: str | None = None,
     default: bool = False,
     is_training: IsTraining | None = None,
-    report: Report = lambda service, epoch: None,
+    report: Report = lambda service, what, done, loss: None,
     source: str = "",
 ) -> Trained:
     """Train one model for each service of some source batches, and write them under `out/<service>/`.
@@ -114,7 +135,7 @@ def train(
         service: train for this one only.
         default: train one model for all services together, which the job uses for services without one of their own.
         is_training: which lines may be learned from; as `DataSet.is_training`.
-        report: called after every epoch.
+        report: called on the way.
         source: what the data are, for the manifest.
 
     Raises: DataSetError if there is too little to learn from.
@@ -125,19 +146,13 @@ def train(
     hashed = _Hashed(batches)
     for raw in hashed:
         collector.add(raw)
-    lines = collector.lines()
     origin = {"source": source, "data_sha256": hashed.hexdigest()}
-    parts, skipped = _parts(lines, collector.services, params.min_lines, default=default)
+    parts, skipped = _parts(collector, params.min_lines, default=default)
     if not parts:
-        raise DataSetError(_too_little(collector, lines, service, params.min_lines, is_training is not None))
-    artefacts = {
-        name: _train_one(
-            name, services, lines.of(np.array(numbers, np.int32)), collector.templates, params, origin, report
-        )
-        for name, services, numbers in parts
-    }
+        raise DataSetError(_too_little(collector, service, params.min_lines, is_training is not None))
+    artefacts = {name: _train_one(name, numbers, collector, params, origin, report) for name, numbers in parts.items()}
     folders = {} if out is None else {name: save(artefact, out) for name, artefact in artefacts.items()}
-    return Trained(artefacts, folders, skipped, len(lines), collector.rejected, collector.left_out)
+    return Trained(artefacts, folders, skipped, collector.count, collector.rejected, collector.left_out)
 
 
 def train_lines(
@@ -186,78 +201,89 @@ def batching_of(dataset: DataSet, batching: BatchParams) -> BatchParams:
 # -- one model --------------------------------------------------------------------------------------------------------
 
 
-def _parts(
-    lines: Lines, services: Sequence[str], min_lines: int, *, default: bool
-) -> tuple[list[tuple[str, list[str], list[int]]], dict[str, int]]:
-    """Each model's name, services and their numbers; and what has too few lines."""
+def _parts(collector: LineCollector, min_lines: int, *, default: bool) -> tuple[dict[str, list[int]], dict[str, int]]:
+    """Each model's services, by its name; and what has too few lines."""
+    count = collector.lines_by_service()
     if default:
-        enough = len(lines) >= min_lines
-        return ([(DEFAULT, list(services), list(range(len(services))))] if enough else []), {}
-    count = np.bincount(lines.service, minlength=len(services))
-    parts = [(name, [name], [at]) for at, name in enumerate(services) if count[at] >= min_lines]
-    return parts, {name: int(count[at]) for at, name in enumerate(services) if count[at] < min_lines}
+        return ({DEFAULT: list(range(len(count)))} if collector.count >= min_lines else {}), {}
+    names = collector.services
+    parts = {name: [at] for at, name in enumerate(names) if count[at] >= min_lines}
+    return parts, {name: int(count[at]) for at, name in enumerate(names) if count[at] < min_lines}
 
 
-def _too_little(collector: LineCollector, lines: Lines, service: str | None, min_lines: int, has_split: bool) -> str:
-    if not len(lines):
+def _too_little(collector: LineCollector, service: str | None, min_lines: int, has_split: bool) -> str:
+    if not collector.count:
         if service is not None:
             return f"no line of the service {service!r} is there to train on; check the name (--service)."
         where = "its training part" if has_split else "it"
         return f"there is nothing to train on: {where} holds no log line ({collector.rejected} records were rejected)."
-    count = np.bincount(lines.service).max()
     return (
-        f"too little to train on: {len(lines)} lines, {count} of the busiest service, and a model needs at least {min_lines} lines "
-        "of one service (better: some thousand, and 200 sessions). Give more normal lines, train one model for all services "
-        "with --default, or lower --min-lines."
+        f"too little to train on: {collector.count} lines, {collector.lines_by_service().max()} of the busiest service, and a model "
+        f"needs at least {min_lines} lines of one service (better: some thousand, and 200 sessions). Give more normal lines, train "
+        "one model for all services with --default, or lower --min-lines."
     )
 
 
 def _train_one(
     name: str,
-    services: list[str],
-    lines: Lines,
-    templates: ShardTemplates,
+    services: Sequence[int],
+    collector: LineCollector,
     params: TrainParams,
-    origin: dict[str, Any],
+    origin: Mapping[str, Any],
     report: Report,
 ) -> Artefact:
-    data = examples(lines, templates.ids, params.windows, params.held_out_ratio)
-    fitted = fit(data, params.fit, lambda epoch: report(name, epoch))
-    held = _scored(data, DeepLogScorer(fitted.weights))
-    rule = choose_rule(held, params.session_alarm_rate, params.line_alarm_rate, data.end + 1)
-    session_rate, line_rate = alarms(held, rule)
+    data = lesson(collector, services, params.windows, params.held_out_ratio)
+    kinds = params.kinds()
+    learned: dict[str, Learned] = {}
+    refused: dict[str, str] = {}
+    for at, (detector, kind) in enumerate(kinds.items()):
+
+        def tell(what: str, done: float, loss: float | None, at: int = at, detector: str = detector) -> None:
+            report(name, f"{detector}: {what}", (at + done) / (len(kinds) + 1), loss)
+
+        tell("learning", 0.0, None)
+        try:
+            learned[detector] = kind.learn(data.corpus, seed=params.seed, report=tell)
+        except DataSetError as error:
+            refused[detector] = str(error)
+            tell(f"left out: {error}", 1.0, None)
+    if all(REGISTRY[detector].is_heavy for detector in learned):  # a second opinion needs a first one
+        raise DataSetError(f"{name}: no detector has enough to learn from: {' '.join(refused.values())}")
+    kinds = {detector: kind for detector, kind in kinds.items() if detector in learned}
+    report(name, "judging normal lines", len(kinds) / (len(kinds) + 1), None)
+    calibration = calibrate(data, kinds, learned, params.seed)
+    fusion = Fusion(calibration, FusionParams(), is_heavy=False)
+    report(name, "done", 1.0, None)
+    times = data.corpus.column("ts")
+    has_session = data.corpus.column("has_session")
+    names = [collector.services[at] for at in services]
     return Artefact(
         service=name,
         vocabulary=data.vocabulary,
-        templates=_templates(templates, services),
-        rule=rule,
+        templates=_templates(collector.templates, names),
         length=params.windows.length,
         session_gap_ms=params.windows.session_gap_ms,
         wait_ms=data.wait_ms,
-        hidden=params.fit.hidden,
-        layers=params.fit.layers,
-        weights=fitted.weights,
-        metrics=_metrics(data, fitted, session_rate, line_rate),
+        learned=learned,
+        calibration=calibration,
+        mining=params.templates.mining(),
+        metrics={
+            "templates": len(data.vocabulary) - 2,
+            "normal_incidents": len(fusion.peaks),
+            "threshold": fusion.threshold,
+        },
         training={
             **origin,
-            "services": services,
-            "lines": len(lines),
-            "sessions": data.sessions[0] + data.sessions[1],
-            "first_ts": int(lines.ts.min()),
-            "last_ts": int(lines.ts.max()),
-            "seed": params.fit.seed,
-            "device": fitted.device,
+            "services": names,
+            "lines": len(data.corpus),
+            "sessions": len(np.unique(data.unit[has_session])),
+            "first_ts": int(times.min()),
+            "last_ts": int(times.max()),
+            "seed": params.seed,
+            "left_out": refused,
         },
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-
-
-def _scored(data: Examples, scorer: DeepLogScorer) -> HeldOut:
-    rows, inverse = np.unique(data.held_row, return_inverse=True)
-    probability, rank = scorer.score(data.rows[rows, :-1], data.rows[rows, -1])
-    inverse = inverse.ravel()
-    is_end = data.rows[data.held_row, -1] == data.end
-    return HeldOut(probability[inverse], rank[inverse], is_end, data.held_unit, data.held_is_session)
 
 
 def _templates(templates: ShardTemplates, services: Sequence[str]) -> list[dict[str, Any]]:
@@ -267,20 +293,3 @@ def _templates(templates: ShardTemplates, services: Sequence[str]) -> list[dict[
         for entry in templates.export(service):
             found.setdefault(int(entry["id"]), entry)
     return list(found.values())
-
-
-def _metrics(
-    data: Examples, fitted: Fit, session_rate: float | None, line_rate: float | None
-) -> dict[str, float | int | None]:
-    best = fitted.best
-    return {
-        "templates": len(data.vocabulary) - 2,
-        "windows": int(data.fit_count.sum() + data.held_count.sum()),
-        "distinct_windows": len(data.rows),
-        "epochs": fitted.epochs,
-        "loss": round(best.loss, 5),
-        "held_out_loss": None if best.held_out_loss is None else round(best.held_out_loss, 5),
-        "held_out_sessions": data.sessions[1],
-        "held_out_session_alarm_rate": None if session_rate is None else round(session_rate, 5),
-        "held_out_line_alarm_rate": None if line_rate is None else round(line_rate, 7),
-    }

@@ -1,68 +1,74 @@
-"""From source records to what the network learns: distinct windows with their counts, split into fit and held-out parts.
+"""From source records to what detectors learn from: the training lines as the job would show them, and which of them are held out.
 
 ```
-records ─ parse, mask, mine (as the job does) ─→ columns of lines ─ by service ─→ windows ─→ distinct (window, next) with counts
-                                                                                     └ ends of sessions, by the waits of the fit part
+records ─ parse, mask, mine (as the job does) ─→ Gathered ─ by service ─→ classes, windows, ends of sessions ─→ Corpus
 ```
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from models.batch import BatchParams
 from models.deeplog import FIRST_TEMPLATE, PADDING, UNKNOWN
+from models.detectors.contract import Corpus, Ends, Seen
 from models.packing import unpack
 from models.parsing import Raw
-from models.templates import OVERFLOW_ID, TemplateParams
-from models.windows import WindowParams
+from models.templates import OVERFLOW_ID, ShardTemplates, TemplateParams
+from models.windows import WindowParams, service_key
 
 Bools = npt.NDArray[np.bool_]
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 UInt64 = npt.NDArray[np.uint64]
+UInt8 = npt.NDArray[np.uint8]
 
 IsTraining = Callable[[Int64, Int32, list[str]], Bools]  # (ts, session, sessions) → which lines; as DataSet.is_training
 
-_CHUNK: Final = 50_000
 _SESSIONS: Final = 1 << 24  # training forgets no session for want of room
 _FEW: Final = 20  # with fewer sessions than this the split is by lines
 _FEW_WAITS: Final = 20  # with fewer silences seen after a template, the longest of all templates stands in
-_HASH: Final[UInt64] = np.random.default_rng(2017).integers(1, 2**64, 257, dtype=np.uint64) | np.uint64(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
-    """The training lines, in source order.
+class Part:
+    """Some training lines in source order.
 
-    Shapes: all [N]: `seq` (template), `ts`, `group` (session, or the service's lines without one), `service` (index), `has_session`.
+    Shapes: all [N]; `service` is an index into the services of the collector, `text` into `texts`.
     """
 
     seq: Int32
     ts: Int64
+    level: UInt8
     group: UInt64
     service: Int32
     has_session: Bools
+    text: Int32
+    texts: Sequence[str]
+    message: pa.LargeStringArray
 
     def __len__(self) -> int:
         return len(self.seq)
 
-    def of(self, services: Int32) -> Lines:
-        """The lines of these services."""
-        kept = np.isin(self.service, services)
-        return Lines(self.seq[kept], self.ts[kept], self.group[kept], self.service[kept], self.has_session[kept])
+    def take(self, rows: npt.NDArray[np.integer[Any]]) -> Part:
+        """These lines."""
+        columns = {
+            name: getattr(self, name)[rows]
+            for name in ("seq", "ts", "level", "group", "service", "has_session", "text")
+        }
+        return replace(self, **columns, message=self.message.take(pa.array(rows)))
 
 
 class LineCollector:
     """Gathers training lines, mining their templates on the way as the job does.
 
-    State: about 25 bytes a line, at most `max_lines`; later ones are counted in `left_out`.
+    State: about 40 bytes and the message a line, at most `max_lines`; later ones are counted in `left_out`.
     """
 
     def __init__(
@@ -74,12 +80,12 @@ class LineCollector:
         service: str | None = None,
     ) -> None:
         self._batcher = batching.build()
-        self.templates = templates.build()
+        self.templates: ShardTemplates = templates.build()
         self._max_lines = max_lines
         self._is_training = is_training
         self._only = service
         self._service_of: dict[str, int] = {}
-        self._parts: list[Lines] = []
+        self.parts: list[Part] = []
         self.count = 0
         self.left_out = 0
         self.rejected = 0
@@ -88,6 +94,13 @@ class LineCollector:
     def services(self) -> list[str]:
         """The services seen, by index."""
         return list(self._service_of)
+
+    def lines_by_service(self) -> Int64:
+        """How many lines each service has."""
+        count = np.zeros(len(self._service_of), np.int64)
+        for part in self.parts:
+            count += np.bincount(part.service, minlength=len(count))
+        return count
 
     def add(self, raw: Raw) -> None:
         """Take one batch of source records."""
@@ -110,163 +123,164 @@ class LineCollector:
             number = np.zeros(len(lines.services), np.int32)
             for at in np.unique(service[rows]).tolist():
                 number[at] = self._service_of.setdefault(lines.services[at], len(self._service_of))
-            self._parts.append(
-                Lines(placed.seq, lines.ts[rows], lines.group[rows], number[service[rows]], lines.session[rows] >= 0)
+            self.parts.append(
+                Part(
+                    seq=placed.seq,
+                    ts=lines.ts[rows],
+                    level=lines.level[rows],
+                    group=lines.group[rows],
+                    service=number[service[rows]],
+                    has_session=lines.session[rows] >= 0,
+                    text=lines.text[rows],
+                    texts=[text.partition("\0")[2] for text in lines.texts],
+                    message=lines.messages.take(pa.array(rows)),
+                )
             )
-
-    def lines(self) -> Lines:
-        """All lines gathered."""
-        parts = self._parts
-        return Lines(
-            np.concatenate([np.zeros(0, np.int32), *(part.seq for part in parts)]),
-            np.concatenate([np.zeros(0, np.int64), *(part.ts for part in parts)]),
-            np.concatenate([np.zeros(0, np.uint64), *(part.group for part in parts)]),
-            np.concatenate([np.zeros(0, np.int32), *(part.service for part in parts)]),
-            np.concatenate([np.zeros(0, np.bool_), *(part.has_session for part in parts)]),
-        )
 
 
 @dataclass(frozen=True, slots=True)
-class Examples:
-    """Distinct (window, next) rows of one model's lines.
+class Lesson:
+    """What one model learns from.
 
     Attributes:
         vocabulary: template id by class, 0 for padding and unknown; the end class comes after the last.
         wait_ms: by class, the longest silence that is normal after such a line of a session; -1 for any.
-        rows: `int32[D, h + 1]`, window then next class.
-        fit_count, held_count: how often each row occurs in the fit and in the held-out part; `int64[D]`.
-        held_row, held_unit, held_is_session: of each held-out example its row, its unit, and whether that unit is a session.
-        sessions: sessions of the fit and of the held-out part.
+        corpus: the lines.
+        unit: of each line of the corpus its unit, the session, or the line itself where it has none; numbered by first line.
+        end_unit: of each end.
+        is_held: whether a line is held out from networks: those of the last units.
     """
 
     vocabulary: tuple[int, ...]
     wait_ms: tuple[int, ...]
-    rows: Int32
-    fit_count: Int64
-    held_count: Int64
-    held_row: Int64
-    held_unit: Int64
-    held_is_session: Bools
-    sessions: tuple[int, int]
-
-    @property
-    def end(self) -> int:
-        """The class of a session's end."""
-        return len(self.vocabulary)
+    corpus: Corpus
+    unit: Int64
+    end_unit: Int64
+    is_held: Bools
 
 
-def examples(lines: Lines, ids: npt.NDArray[np.uint32], windows: WindowParams, held_out_ratio: float) -> Examples:
-    """What one model learns from these lines.
+def lesson(collector: LineCollector, services: Sequence[int], windows: WindowParams, held_out_ratio: float) -> Lesson:
+    """What one model learns from the lines of some services.
 
-    The last sessions (by first line) are held out, or the last lines where there are no sessions. What holds a template that the
-    fit part lacks goes to the fit part: a template seen in training is never new.
+    What holds a template that the fit part lacks is not held out: a template seen in training is never new.
 
     Args:
-        lines: in source order, of one service or of several that share a model.
-        ids: template id by seq.
+        collector: with all lines.
+        services: indices of those the model is for.
         windows: length and gap.
         held_out_ratio: share of the sessions, or lines, held out.
     """
-    vocabulary = [0, 0, *sorted({int(ids[seq]) for seq in np.unique(lines.seq).tolist()} - {OVERFLOW_ID})]
+    ids = collector.templates.ids
+    chosen = np.array(services, np.int32)
+    parts = [part.take(np.flatnonzero(np.isin(part.service, chosen))) for part in collector.parts]
+    parts = [part for part in parts if len(part)]
+    used = np.unique(np.concatenate([np.unique(part.seq) for part in parts]))
+    vocabulary = [0, 0, *sorted({int(ids[seq]) for seq in used.tolist()} - {OVERFLOW_ID})]
     code_of = {number: code for code, number in enumerate(vocabulary) if code >= FIRST_TEMPLATE}
-    end = len(vocabulary)
     # By seq; the last place, which -1 picks, is padding.
     classes = np.array([*(code_of.get(int(number), UNKNOWN) for number in ids), PADDING], np.int32)
+    names = [""] * len(vocabulary)
+    for seq in used.tolist():
+        code = int(classes[seq])
+        names[code] = names[code] or (collector.templates.template(seq) if code >= FIRST_TEMPLATE else "")
 
-    _, unit = np.unique(lines.group, return_inverse=True)
-    unit = np.where(
-        lines.has_session, unit, len(lines) + np.arange(len(lines))
-    )  # a line without session is its own unit
-    is_held = _held_out(lines, unit, held_out_ratio)
-    fit_classes = np.unique(classes[lines.seq[~is_held]])
-    is_foreign = is_held & ~np.isin(classes[lines.seq], fit_classes)
+    group = np.concatenate([part.group for part in parts])
+    has_session = np.concatenate([part.has_session for part in parts])
+    seq = np.concatenate([part.seq for part in parts])
+    ts = np.concatenate([part.ts for part in parts])
+    unit, unit_of_key = _units(group, has_session)
+    wait = _waits(classes[seq], ts, group, has_session, len(vocabulary))
+    batches, end_unit = _batches(parts, classes, wait, collector.services, windows, unit_of_key)
+    is_held = _held_out(unit, has_session, held_out_ratio)
+    code = classes[seq]
+    is_foreign = is_held & ~np.isin(code, np.unique(code[~is_held]))
     is_held &= ~np.isin(unit, unit[is_foreign])
-
-    wait = _waits(lines, classes, is_held, end)
-    seen, ended, ended_line = _windows(lines, classes, wait, windows)
-    rows = np.concatenate(
-        [np.column_stack((seen, classes[lines.seq])), np.column_stack((ended, np.full(len(ended), end, np.int32)))]
-    ).astype(np.int32)
-    row_line = np.concatenate([np.arange(len(lines)), ended_line])
-    is_taught = rows[:, -1] != UNKNOWN  # beyond the cap on templates there is nothing to predict
-    rows, row_line = rows[is_taught], row_line[is_taught]
-    distinct, inverse = _distinct(rows)
-    row_held = is_held[row_line]
-    counts = [np.bincount(inverse[part], minlength=len(distinct)) for part in (~row_held, row_held)]
-    sessions = [len(np.unique(unit[part & lines.has_session])) for part in (~is_held, is_held)]
-    held = row_line[row_held]
-    return Examples(
-        vocabulary=tuple(vocabulary),
-        wait_ms=tuple(wait.tolist()),
-        rows=distinct,
-        fit_count=counts[0],
-        held_count=counts[1],
-        held_row=inverse[row_held],
-        held_unit=unit[held],
-        held_is_session=lines.has_session[held],
-        sessions=(sessions[0], sessions[1]),
+    return Lesson(
+        tuple(vocabulary),
+        tuple(wait.tolist()),
+        Corpus(batches, names, windows.length, is_held),
+        unit,
+        end_unit,
+        is_held,
     )
 
 
-def _held_out(lines: Lines, unit: Int64, ratio: float) -> Bools:
+def _units(group: UInt64, has_session: Bools) -> tuple[Int64, dict[int, int]]:
+    """Each line's unit, numbered by the place of its first line; and the unit of each session by key."""
+    keys, first, inverse = np.unique(group, return_index=True, return_inverse=True)
+    place = np.where(has_session, first[inverse.ravel()], np.arange(len(group)))
+    return place.astype(np.int64), dict(zip(keys.tolist(), first.tolist(), strict=True))
+
+
+def _held_out(unit: Int64, has_session: Bools, ratio: float) -> Bools:
     """Which lines are held out: the last sessions by first line, and the last lines without session."""
-    is_held = np.zeros(len(lines), np.bool_)
-    for part in (lines.has_session, ~lines.has_session):
+    is_held = np.zeros(len(unit), np.bool_)
+    for part in (has_session, ~has_session):
         places = np.flatnonzero(part)
-        units, first = np.unique(unit[places], return_index=True)
+        units = np.unique(unit[places])
         if len(units) < _FEW and len(places) >= _FEW:  # too few sessions to split: the last lines
             is_held[places[len(places) - int(len(places) * ratio) :]] = True
             continue
-        later = units[np.argsort(first, kind="stable")][len(units) - int(len(units) * ratio) :]
+        later = units[len(units) - int(len(units) * ratio) :]
         is_held[places[np.isin(unit[places], later)]] = True
     return is_held
 
 
-def _waits(lines: Lines, classes: Int32, is_held: Bools, end: int) -> Int64:
-    """By class, twice the longest silence (and ten seconds) seen after it inside a session of the fit part; -1 without sessions."""
+def _waits(code: Int32, ts: Int64, group: UInt64, has_session: Bools, end: int) -> Int64:
+    """By class, twice the longest silence (and ten seconds) seen after it inside a session; -1 without sessions."""
     factor, slack_ms = 2, 10_000
     wait = np.full(end, -1, np.int64)
-    part = np.flatnonzero(lines.has_session & ~is_held)
-    order = part[np.argsort(lines.group[part], kind="stable")]
-    follows = lines.group[order[1:]] == lines.group[order[:-1]]
+    part = np.flatnonzero(has_session)
+    order = part[np.argsort(group[part], kind="stable")]
+    follows = group[order[1:]] == group[order[:-1]]
     if not follows.any():
         return wait
     before, after = order[:-1][follows], order[1:][follows]
-    silence = np.maximum(lines.ts[after] - lines.ts[before], 0)
-    code = classes[lines.seq[before]]
+    silence = np.maximum(ts[after] - ts[before], 0)
     longest = np.full(end, -1, np.int64)
-    np.maximum.at(longest, code, silence)
-    seen = np.bincount(code, minlength=end)
+    np.maximum.at(longest, code[before], silence)
+    seen = np.bincount(code[before], minlength=end)
     longest[seen < _FEW_WAITS] = silence.max()
     wait[UNKNOWN:] = longest[UNKNOWN:] * factor + slack_ms
     return wait
 
 
-def _windows(lines: Lines, classes: Int32, wait: Int64, params: WindowParams) -> tuple[Int32, Int32, Int64]:
-    """The classes before each line, and those before each end with the line it came after."""
-    sessions = WindowParams(params.length, params.session_gap_ms, max_sessions=_SESSIONS).build()
-    services = [str(number) for number in range(int(lines.service.max(initial=0)) + 1)]
-    allowed = np.where(lines.has_session, wait[classes[lines.seq]], -1)
-    seen: Int32 = np.empty((len(lines), params.length), np.int32)
-    ended, ended_line = [np.zeros((0, params.length), np.int32)], [np.zeros(0, np.int64)]
-    for low, high in pairwise([*range(0, len(lines), _CHUNK), len(lines)]):
-        part = slice(low, high)
-        step = sessions.step(
-            lines.group[part], lines.seq[part], lines.ts[part], lines.service[part], services, allowed[part]
+def _batches(
+    parts: Sequence[Part],
+    classes: Int32,
+    wait: Int64,
+    services: Sequence[str],
+    params: WindowParams,
+    unit_of_key: dict[int, int],
+) -> tuple[list[Seen], Int64]:
+    """The parts as detectors see them, and the unit of each end."""
+    windows = WindowParams(params.length, params.session_gap_ms, max_sessions=_SESSIONS).build()
+    keys = np.array([service_key(name) for name in services], np.uint64)
+    found = []
+    ends: list[int] = []
+    for part in parts:
+        code = classes[part.seq]
+        allowed = np.where(part.has_session, wait[code], -1)
+        step = windows.step(part.group, part.seq, part.ts, part.service, services, allowed)
+        windows.touched()
+        ended = step.ended
+        ends += [unit_of_key[key] for key in ended.key.tolist()]
+        found.append(
+            Seen(
+                code=code,
+                windows=classes[step.windows],
+                seq=part.seq,
+                ts=part.ts,
+                now=step.now,
+                level=part.level,
+                key=part.group,
+                service=keys[part.service],
+                has_session=part.has_session,
+                is_late=step.is_late,
+                text=part.text,
+                texts=part.texts,
+                message=part.message,
+                ends=Ends(classes[ended.windows], ended.key, ended.ts),
+            )
         )
-        sessions.put_notes(step.rows, [(low + at).to_bytes(8, "little") for at in step.last_line.tolist()])
-        sessions.touched()
-        seen[part] = classes[step.windows]
-        ended.append(classes[step.ended.windows])
-        at = [int.from_bytes(note, "little") for note in step.ended.notes]
-        ended_line.append(np.where(step.ended.line >= 0, low + step.ended.line, np.array(at, np.int64)))
-    return seen, np.concatenate(ended), np.concatenate(ended_line)
-
-
-def _distinct(rows: Int32) -> tuple[Int32, Int64]:
-    """The distinct rows, and the number of each row among them; by a 64-bit hash, which is exact for all that memory holds."""
-    keys = np.zeros(len(rows), np.uint64)
-    for at in range(rows.shape[1]):
-        keys += rows[:, at].astype(np.uint64) * _HASH[at]
-    _, place, inverse = np.unique(keys, return_index=True, return_inverse=True)
-    return rows[place], inverse.ravel()
+    return found, np.array(ends, np.int64)

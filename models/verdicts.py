@@ -5,19 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import xxhash
 
+from models.detectors.contract import Evidence
 from models.parsing import LEVELS
 from models.templates import template_hex
 
-#: An explanation names at most this many expected templates, and quotes at most this many characters of each.
-_NAMED = 2
-_QUOTED = 100
+#: Revisions of each telling: it is even, and the second opinion on it (models/second_opinion.py) is the odd one that follows.
+REVISIONS: Final = 2
+
 #: A note of a session's newest line keeps this many characters of its message.
 _NOTED = 500
 
@@ -74,23 +75,60 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What the model thought of the line, or, if `is_end`, of nothing coming after it."""
-
-    probability: float
-    rank: int
-    is_known: bool
-    is_late: bool
-    is_end: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """A template that the model thought likely at this place."""
+class Piece:
+    """One piece of an incident's evidence: a template, or the end of a session after it."""
 
     template_id: int
     template: str
-    probability: float
+    weight: float
+    is_end: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the anomaly shows it."""
+        kind = "end" if self.is_end else "line"
+        return {
+            "kind": kind,
+            "template_id": template_hex(self.template_id),
+            "template": self.template,
+            "weight": round(self.weight, 2),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the detectors, together, thought.
+
+    Attributes:
+        anomaly_id, revision: a later revision of one id says that the incident has grown; they count the tellings.
+        kind: of the `line`; of nothing coming after it (`end` of its session); of how often such lines come in its service (`rate`).
+        strength, threshold: of the incident's evidence, and from which on it is told.
+        false_per_day: incidents of normal lines a day that would be as strong.
+        votes: evidence by detector, −log10 of how seldom a normal line scores so.
+        reasons: of the strongest detectors.
+        pieces: the incident's evidence, the strongest first.
+    """
+
+    anomaly_id: str
+    revision: int
+    kind: str
+    is_late: bool
+    strength: float
+    threshold: float
+    false_per_day: float
+    votes: Mapping[str, float]
+    reasons: Sequence[Evidence]
+    pieces: Sequence[Piece]
+    model_version: str
+
+    @property
+    def score(self) -> float:
+        """From 0 to 1; the threshold lies at 0.5."""
+        return round(self.strength / (self.strength + self.threshold), 5)
+
+    @property
+    def detector(self) -> str:
+        """The one with the most evidence."""
+        return max(self.votes, key=lambda name: self.votes[name])
 
 
 def anomaly_id(cluster: str, origin: Origin, kind: str = "") -> str:
@@ -110,48 +148,40 @@ def fingerprint(service: str, detector: str, template_id: int) -> str:
     return xxhash.xxh3_64_hexdigest(f"{service}\0{detector}\0{template_id}".encode())
 
 
-def _quote(template: str) -> str:
-    return f"«{template if len(template) <= _QUOTED else template[: _QUOTED - 1] + '…'}»"
-
-
-def explain(template: str, finding: Finding, expected: Sequence[Expected]) -> str:
-    """Why the line was flagged, in one sentence."""
-    if not finding.is_known:
-        late = " It came too late for its place in the session to be judged." if finding.is_late else ""
-        return f"No line like {_quote(template)} was seen while learning.{late}"
-    likely = " or ".join(f"{_quote(e.template)} ({e.probability:.1%})" for e in expected[:_NAMED])
-    if finding.is_end:
-        return f"The session stopped after {_quote(template)}; DeepLog expected {likely} to follow, and nothing came."
-    return (
-        f"After these lines DeepLog expected {likely}; {_quote(template)} came instead, "
-        f"number {finding.rank + 1} in its order with a probability of {finding.probability:.3%}."
-    )
+def explain(verdict: Verdict) -> str:
+    """Why the line was flagged."""
+    sentences = [reason.sentence for reason in verdict.reasons]
+    others = len(verdict.pieces) - 1
+    if others > 0:
+        what = "1 other unusual line" if others == 1 else f"{others} other unusual kinds of line"
+        sentences.append(f"With it came {what}.")
+    if verdict.is_late:
+        sentences.append("It came too late for its place in the session to be judged.")
+    return " ".join(sentences)
 
 
 def render(
     *,
-    cluster: str,
     place: Place,
-    finding: Finding,
+    verdict: Verdict,
     template_id: int,
     template: str,
     slug: str,
     parameters: list[dict[str, Any]],
-    expected: Sequence[Expected],
+    expected: list[dict[str, Any]],
     context: Sequence[orjson.Fragment],
-    model_version: str,
 ) -> bytes:
-    """The anomaly as JSON, revision 0; `score` is 1 − probability of what was seen at this place."""
-    score = round(1.0 - finding.probability, 5)
+    """The anomaly as JSON."""
     origin = place.origin
-    detector = "deeplog"
+    nearest = next((reason for reason in verdict.reasons if reason.nearest is not None), None)
     return orjson.dumps(
         {
-            "anomaly_id": anomaly_id(cluster, origin, "end" if finding.is_end else ""),
-            "revision": 0,
-            "status": "new",
+            "anomaly_id": verdict.anomaly_id,
+            "revision": REVISIONS * verdict.revision,
+            "status": "strengthened" if verdict.revision else "new",
             "mode": "live",
-            "kind": "end" if finding.is_end else "line",
+            "kind": verdict.kind,
+            "is_late": verdict.is_late,
             "ts": place.ts,
             "service": place.service,
             "host": place.host,
@@ -159,24 +189,28 @@ def render(
             "level": LEVELS[place.level] or None,
             "severity": None,
             "requires_immediate_action": None,
-            "score": score,
+            "score": verdict.score,
+            "strength": round(verdict.strength, 4),
+            "threshold": round(verdict.threshold, 4),
             "p_value": None,
-            "detectors": {detector: score},
+            "false_per_day": float(f"{verdict.false_per_day:.3g}"),
+            "detectors": verdict.votes,
+            "evidence": [piece.to_dict() for piece in verdict.pieces],
             "template_id": template_hex(template_id),
             "template": template,
             "slug": slug,
             "parameters": parameters,
             "message": place.message,
-            "expected": [
-                {"template_id": template_hex(e.template_id), "template": e.template, "probability": e.probability}
-                for e in expected
-            ],
-            "explanation": explain(template, finding, expected),
+            "expected": expected,
+            "nearest": None if nearest is None else {"text": nearest.nearest, "differing": list(nearest.differing)},
+            "explanation": explain(verdict),
             "context": context,
-            "fingerprint": fingerprint(place.service, f"{detector}-end" if finding.is_end else detector, template_id),
+            "fingerprint": fingerprint(
+                place.service, f"{verdict.detector}-end" if verdict.kind == "end" else verdict.detector, template_id
+            ),
             "count": None,
             "correlated": None,
-            "model_version": model_version,
+            "model_version": verdict.model_version,
             "source": {
                 "topic": origin.topic,
                 "partition": origin.partition,

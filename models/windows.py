@@ -62,11 +62,12 @@ class Ended:
     """Sessions whose deadline passed with no further line.
 
     Shapes: `windows int32[E, h]` (the last h lines, the newest last, -1 where none), `ts int64[E]` (of the newest line),
-    `line int32[E]` (that line's place in this batch, or -1), `notes` (the row's note when `line` is -1, else empty).
+    `line int32[E]` (that line's place in this batch, or -1), `notes` (the row's note when `line` is -1, else empty), `key uint64[E]`.
     """
 
     windows: Int32
     ts: Int64
+    key: UInt64
     line: Int32
     notes: list[bytes]
 
@@ -78,12 +79,14 @@ class Ended:
 class WindowStep:
     """What the lines of a batch see.
 
-    Shapes: `windows int32[N, h]` (the h lines before, -1 where none), `is_late bool[N]`; `rows int32[G]` and
-    `last_line int32[G]`: for each session touched its row and its newest line's place in the batch, for `put_notes`.
+    Shapes: `windows int32[N, h]` (the h lines before, -1 where none), `is_late bool[N]`, `now int64[N]` (the newest event time of the
+    line's service up to and with it); `rows int32[G]` and `last_line int32[G]`: for each session touched its row and its newest line's
+    place in the batch, for `put_notes`.
     """
 
     windows: Int32
     is_late: Bools
+    now: Int64
     ended: Ended
     rows: Int32
     last_line: Int32
@@ -145,9 +148,9 @@ class SessionWindows:
         windows: Int32 = np.full((count, self.params.length), NONE, np.int32)
         nothing: Int32 = np.zeros(0, np.int32)
         if count == 0:
-            return WindowStep(windows, np.zeros(0, np.bool_), self._no_end(), nothing, nothing)
+            return WindowStep(windows, np.zeros(0, np.bool_), np.zeros(0, np.int64), self._no_end(), nothing, nothing)
         times = np.asarray(ts, dtype=np.int64)
-        keys: UInt64 = np.array([_service_key(name) for name in services], np.uint64)
+        keys: UInt64 = np.array([service_key(name) for name in services], np.uint64)
         service_row: Int32 = table.service_rows(keys)[np.asarray(service, dtype=np.intp)]
         newest = self._newest_so_far(service_row, times)
         is_late = times < newest - self.params.session_gap_ms
@@ -181,7 +184,7 @@ class SessionWindows:
             rows
         ].all():  # a session whose end was told and whose service has moved on beyond the horizon
             last_line, rows = last_line[table.is_used[rows]], rows[table.is_used[rows]]
-        return WindowStep(windows, is_late, self._join(ended), rows, last_line)
+        return WindowStep(windows, is_late, newest, self._join(ended), rows, last_line)
 
     def put_notes(self, rows: Int32, notes: Iterable[bytes]) -> None:
         """Keep a note with each of these rows: whatever the caller needs to name the session and its newest line later."""
@@ -189,7 +192,7 @@ class SessionWindows:
 
     def newest(self, service: str) -> int | None:
         """The newest event time seen of a service; None if none is kept."""
-        row = self._table.service_row_of.get(_service_key(service))
+        row = self._table.service_row_of.get(service_key(service))
         return None if row is None else int(self._table.newest[row])
 
     def expire(self) -> int:
@@ -210,10 +213,10 @@ class SessionWindows:
     def drop(self, service: str) -> None:
         """Forget a service and its sessions, as the caller's rule for services long silent says."""
         table = self._table
-        row = table.service_row_of.get(_service_key(service))
+        row = table.service_row_of.get(service_key(service))
         if row is not None:
             table.drop(np.flatnonzero(table.is_used & (table.service == row)), is_visible=True)
-            table.drop_service(_service_key(service))
+            table.drop_service(service_key(service))
 
     def touched(self) -> bytes:
         """The rows changed since the last call, for `apply`; empty when none did."""
@@ -297,7 +300,10 @@ class SessionWindows:
             row = rows[segment[over]]
             line = _shifted(at.astype(np.int32), first, table.line[rows])[over]
             epoch_before = _shifted(epoch, first, start)[over]
-            ends = Ended(_read(tape, place[over], epoch_before, length), before[over], line, self._notes(row, line))
+            key = table.key[row]
+            ends = Ended(
+                _read(tape, place[over], epoch_before, length), before[over], key, line, self._notes(row, line)
+            )
 
         table.history[rows] = _read(tape, place[last] + 1, epoch[last], length)
         table.last_ts[rows] = running[last]
@@ -318,7 +324,7 @@ class SessionWindows:
         table.deadline[rows] = NEVER
         table.is_dirty[rows] = True
         line = table.line[rows]
-        return Ended(table.history[rows], table.last_ts[rows], line, self._notes(rows, line))
+        return Ended(table.history[rows], table.last_ts[rows], table.key[rows], line, self._notes(rows, line))
 
     def _make_room(self) -> Ended:
         """Free at least one row, and tell the ends that are due first."""
@@ -337,7 +343,10 @@ class SessionWindows:
         return [b"" if at >= 0 else notes[row] for at, row in zip(line.tolist(), rows.tolist(), strict=True)]
 
     def _no_end(self) -> Ended:
-        return Ended(np.zeros((0, self.params.length), np.int32), np.zeros(0, np.int64), np.zeros(0, np.int32), [])
+        nothing: Int64 = np.zeros(0, np.int64)
+        return Ended(
+            np.zeros((0, self.params.length), np.int32), nothing, np.zeros(0, np.uint64), np.zeros(0, np.int32), []
+        )
 
     def _join(self, ended: list[Ended]) -> Ended:
         some = [ends for ends in ended if len(ends)]
@@ -346,13 +355,15 @@ class SessionWindows:
         return Ended(
             np.concatenate([ends.windows for ends in some]),
             np.concatenate([ends.ts for ends in some]),
+            np.concatenate([ends.key for ends in some]),
             np.concatenate([ends.line for ends in some]),
             [note for ends in some for note in ends.notes],
         )
 
 
 @lru_cache(maxsize=100_000)
-def _service_key(name: str) -> int:
+def service_key(name: str) -> int:
+    """The 64-bit key of a service."""
     return xxhash.xxh3_64_intdigest(name.encode())
 
 

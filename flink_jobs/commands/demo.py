@@ -42,6 +42,8 @@ _FULL_VIEWS = 1_000
 # Short and steep: 13 s on one core for the sample's 400 distinct windows; below 1,000 steps or at a fifth of the rate, swapped
 # and missing steps of some services are no longer found
 _LEARNING_STEPS = 1_200
+_DETECTORS = ("deeplog", "novelty", "ngram", "count", "frequency", "workflow", "deeplog-value")
+_BUDGET_PER_DAY = 100.0  # the log is a few minutes long: a budget of 5 a day would allow next to nothing in that time
 _LEARNING_RATE = 0.01
 
 
@@ -162,6 +164,7 @@ def job_settings(servers: str, model: Path) -> Settings:
         sink=(f"kafka://{servers}/{ANOMALIES}?rejects={REJECTS}&templates={TEMPLATES}&verdicts={VERDICTS}",),
         model=model,
         checkpoint_interval_s=5.0,
+        budget_per_day=_BUDGET_PER_DAY,
         job_name="driftwood demo",
     )
 
@@ -180,15 +183,17 @@ def learn(file: Path, model: Path, seed: int, settings: Settings, tell: Callable
 
     from flink_jobs.job import core_params
     from models.datasets import read_lines
-    from models.fitting import Epoch, FitParams
+    from models.fitting import FitParams
     from models.train import TrainParams, train_lines
 
     batching, shard = core_params(settings)
-    fit = FitParams(seed=seed, learning_rate=_LEARNING_RATE, min_steps=_LEARNING_STEPS, max_steps=_LEARNING_STEPS)
-    params = TrainParams(fit=fit, windows=shard.windows, templates=shard.templates, batching=batching)
+    fit = FitParams(learning_rate=_LEARNING_RATE, min_steps=_LEARNING_STEPS, max_steps=_LEARNING_STEPS)
+    params = TrainParams(
+        detectors=_DETECTORS, fit=fit, seed=seed, windows=shard.windows, templates=shard.templates, batching=batching
+    )
 
-    def report(_: str, epoch: Epoch) -> None:
-        tell(f"learning what is normal: epoch {epoch.number} of {epoch.total}, loss {epoch.loss:.3f} …")
+    def report(_: str, what: str, done: float, loss: float | None) -> None:
+        tell(f"learning what is normal: {done:.0%}, {what} …")
 
     # Batches this small gain nothing by threads, and lose much where other work runs beside
     torch.set_num_threads(1)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from flink_jobs.settings import Settings
     from models.artefact import Artefact
     from models.datasets import DataSet
+    from models.opinions import Opinions
 
 _FIGURES = ("precision", "recall", "f1", "auc", "pr_auc", "false_alarm_ratio", "alerts_per_hour", "median_delay_s")
 
@@ -28,13 +29,26 @@ def command(
     model: Annotated[
         Path | None, typer.Option(help="Folder of models. Default: train on the data set's own training part.")
     ] = None,
-    detectors: Annotated[str, typer.Option(help="Whose verdicts count, with commas between.")] = "deeplog",
+    detectors: Annotated[
+        str | None,
+        typer.Option(
+            help="Which vote, with commas between. Default: all that judge every line, or all that --model has."
+        ),
+    ] = None,
+    page: Annotated[Path | None, typer.Option(help="Write the report as one HTML page to this file.")] = None,
     through: Annotated[
         str,
         typer.Option(
             help="core: without Flink; job: the job on a mini-cluster; cluster: a broker and a standalone cluster."
         ),
     ] = "core",
+    parser: Annotated[
+        str, typer.Option(help="Sets of templates only, to compare with: drain, drain3, spell or iplom.")
+    ] = "drain",
+    masks: Annotated[str, typer.Option(help="Sets of templates only: default, five or none.")] = "default",
+    words: Annotated[
+        str, typer.Option(help="Sets of templates only: which words part templates, all, half, keep or none.")
+    ] = "all",
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write every anomaly to this file, one JSON a line.")] = None,
     hide_levels: Annotated[
@@ -60,7 +74,7 @@ def command(
 
     if through not in ("core", "job", "cluster"):
         raise SettingsError(f"--through is {through!r}; choose core, job or cluster.")
-    settings = load(config, **parse_sets(sets or []))
+    settings = load(config, **{**parse_sets(sets or []), "detectors": detectors})
     torch.set_num_threads(threads)
     err = Console(stderr=True, highlight=False)
     if (data / "dataset.json").exists():
@@ -72,28 +86,35 @@ def command(
     else:
         dataset = DataSet(folder=data.parent, name=data.name, unit="line", logs=data, units=())
     if dataset.unit == "template":
-        figures = _templates(dataset, settings)
+        figures = _templates(dataset, settings, parser, masks, words)
+    elif (parser, masks, words) != ("drain", "default", "all"):
+        raise SettingsError(f"--parser, --masks and --words are for sets of templates; {data} is none.")
     else:
         options = [*([f"--config={config}"] if config else []), *(f"--set={pair}" for pair in sets or [])]
-        figures = _score(dataset, model, settings, options, detectors, through, out, hide_levels, seed, device, err)
+        options += [f"--set=detectors={detectors}"] if detectors else []
+        figures = _score(dataset, model, settings, options, through, out, hide_levels, seed, device, err)
     text = orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode()
     if report is not None:
         _write(report, text + "\n")
+    if page is not None:
+        _write(page, _page(figures))
     if as_json:
         typer.echo(text)
         return
     _print(figures)
-    for what, path in (("report", report), ("anomalies", out)):
+    for what, path in (("report", report), ("page", page), ("anomalies", out)):
         if path is not None:
             typer.echo(f"{what}: {path}")
 
 
-def _templates(dataset: DataSet, settings: Settings) -> dict[str, Any]:
+def _templates(dataset: DataSet, settings: Settings, parser: str, masks: str, words: str) -> dict[str, Any]:
     from flink_jobs.job import core_params
+    from models.comparison import compared_params, miner
     from models.grouping import evaluate_templates
 
-    figures = evaluate_templates(dataset.folder, core_params(settings)[1].templates)
-    return figures | {"data_sha256": dataset.sha256()}
+    params = compared_params(core_params(settings)[1].templates, masks, words)
+    figures = evaluate_templates(dataset.folder, lambda: miner(parser, params))
+    return figures | {"parser": parser, "masks": masks, "words": words, "data_sha256": dataset.sha256()}
 
 
 def _score(
@@ -101,7 +122,6 @@ def _score(
     model: Path | None,
     settings: Settings,
     options: list[str],
-    detectors: str,
     through: str,
     out: Path | None,
     hide_levels: bool,
@@ -111,8 +131,9 @@ def _score(
 ) -> dict[str, Any]:
     import orjson
 
+    from flink_jobs.job import core_params
     from models.artefact import load_all, save
-    from models.evaluate import Anomaly, evaluate
+    from models.evaluate import Anomaly, evaluate, opinions_of
 
     with contextlib.ExitStack() as stack:
         models = _train(dataset, settings, hide_levels, seed, device, err) if model is None else load_all(model)
@@ -123,6 +144,7 @@ def _score(
             for artefact in models.values():
                 save(artefact, model)
         progress = stack.enter_context(_progress(err))
+        opinions = opinions_of(models, core_params(settings)[1]) if through == "core" and dataset.units else None
         if through == "job":
             from flink_jobs.through_job import score_through_job
 
@@ -142,21 +164,37 @@ def _score(
                 return score_through_cluster(lines, artefacts, options)
 
         else:
-            score = _core(dataset, settings, models, progress)
+            score = _core(dataset, settings, models, progress, opinions)
         file = None if out is None else stack.enter_context(_opened(out))
 
         def keep(anomaly: Anomaly) -> None:
             if file is not None:
                 file.write(orjson.dumps(anomaly) + b"\n")
 
-        names = [name.strip() for name in detectors.split(",") if name.strip()]
-        figures = evaluate(dataset, score, detectors=names, is_level_hidden=hide_levels, keep=keep)
-    versions = {name: artefact.version for name, artefact in models.items()}
+        versions = {name: artefact.version for name, artefact in models.items()}
+        figures = evaluate(
+            dataset, score, opinions=opinions, is_level_hidden=hide_levels, keep=keep, versions=versions, seed=seed
+        )
     return figures | {"through": through, "models": versions}
 
 
+def _page(figures: Mapping[str, Any]) -> str:
+    """The report as HTML; raises DataSetError where there are no labels to report on."""
+    from models.report_page import report_page
+
+    if not figures["units"]:
+        raise DataSetError(
+            "without labels there is no report to make a page of; leave --page out, or use --out for the anomalies."
+        )
+    return report_page(figures)  # type: ignore[arg-type] # what build_report gave, and more
+
+
 def _core(
-    dataset: DataSet, settings: Settings, models: Mapping[str, Artefact], progress: Callable[[int, int], None]
+    dataset: DataSet,
+    settings: Settings,
+    models: Mapping[str, Artefact],
+    progress: Callable[[int, int], None],
+    opinions: Opinions | None,
 ) -> Callable[[Iterable[bytes]], Iterable[Mapping[str, Any]]]:
     from flink_jobs.job import core_params
     from models.evaluate import score_through_core
@@ -164,7 +202,7 @@ def _core(
 
     batching, shards = core_params(settings)
     batching = batching_of(dataset, batching)
-    return lambda lines: score_through_core(lines, models, batching, shards, progress)
+    return lambda lines: score_through_core(lines, models, batching, shards, progress, opinions)
 
 
 def _train(
@@ -175,13 +213,15 @@ def _train(
     from models.datasets import to_batches
     from models.evaluate import log_lines
     from models.fitting import FitParams, pick_device
-    from models.train import TrainParams, batching_of, train
+    from models.train import CHEAP, TrainParams, batching_of, train
 
     if not dataset.has_training_part:
         raise DataSetError(f"{dataset.folder} has no training part; add --model DIR.")
     batching, shards = core_params(settings)
     params = TrainParams(
-        fit=FitParams(seed=seed, device=device),
+        fit=FitParams(device=device),
+        seed=seed,
+        detectors=settings.detectors or CHEAP,
         windows=shards.windows,
         templates=shards.templates,
         batching=batching_of(dataset, batching),
@@ -194,7 +234,7 @@ def _train(
             None,
             params,
             is_training=dataset.is_training,
-            report=steps.epoch,
+            report=steps.learning,
             source=dataset.name,
         )
     for name, count in trained.skipped.items():

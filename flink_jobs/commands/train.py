@@ -13,6 +13,7 @@ from flink_jobs.commands.run import parse_sets
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import TaskID
 
     from models.parsing import Raw
     from models.train import Trained
@@ -34,14 +35,13 @@ def command(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, device and data: same model.")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the distinct windows; it may stop earlier.")] = 60,
-    alarm_rate: Annotated[
-        float | None, typer.Option(min=0, max=0.99, help="Target share of normal sessions flagged. Default: 0.01.")
+    epochs: Annotated[
+        int, typer.Option(min=1, help="DeepLog's passes over the distinct windows; it may stop earlier.")
+    ] = 60,
+    detectors: Annotated[
+        str | None, typer.Option(help="Which learn, with commas between. Default: all that judge every line.")
     ] = None,
-    line_alarm_rate: Annotated[
-        float | None, typer.Option(min=0, max=0.99, help="The same for lines without a session. Default: 0.0005.")
-    ] = None,
-    min_lines: Annotated[int, typer.Option(min=50, help="Fewer lines of a service train no model.")] = 500,
+    min_lines: Annotated[int, typer.Option(min=50, help="Fewer lines of a service train no model.")] = 200,
     threads: Annotated[int, typer.Option(min=1, help="Of torch on the CPU; batches are small, more gain little.")] = 1,
     config: Annotated[
         Path | None, typer.Option(help="Settings file (TOML) of the job that will use the model.")
@@ -49,7 +49,7 @@ def command(
     sets: Annotated[list[str] | None, typer.Option("--set", help="Any of the job's settings, NAME=VALUE.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
-    """Trains models on normal lines: templates, DeepLog, and the thresholds, on data held out from the fit.
+    """Trains models on normal lines: templates, the detectors, and what normal lines look like to them when they have not learned them.
 
     Parsing, masking, templates and the session gap are the job's: give the same settings to both.
     """
@@ -64,15 +64,15 @@ def command(
 
     settings = load(config, **parse_sets(sets or []))
     batching, shard = core_params(settings)
-    rates = {"session_alarm_rate": alarm_rate, "line_alarm_rate": line_alarm_rate}
     batches, dataset = open_input(data, settings)
     params = TrainParams(
-        fit=FitParams(seed=seed, device=device, epochs=epochs),
+        fit=FitParams(device=device, epochs=epochs),
+        seed=seed,
         windows=shard.windows,
         templates=shard.templates,
         batching=batching if dataset is None else batching_of(dataset, batching),
         min_lines=min_lines,
-        **{name: rate for name, rate in rates.items() if rate is not None},
+        detectors=detector_names(detectors),
     )
     torch.set_num_threads(threads)
     err = Console(stderr=True, highlight=False)
@@ -86,7 +86,7 @@ def command(
             service=service,
             default=default,
             is_training=None if dataset is None else dataset.is_training,
-            report=steps.epoch,
+            report=steps.learning,
             source=data if dataset is None else dataset.name,
         )
     _tell(trained, time.monotonic() - started, err, as_json)
@@ -106,7 +106,7 @@ class Steps:
         )
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._console = console
-        self._tasks: dict[str, object] = {}
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Steps:
         self._progress.start()
@@ -125,20 +125,23 @@ class Steps:
             self._progress.update(task, state=f"{count:,} records")
         self._progress.update(task, total=1, completed=1, state=f"{count:,} records")
 
-    def epoch(self, service: str, epoch: object) -> None:
-        """Shows how far the fit of one service's model has come."""
-        from models.fitting import Epoch
-
-        assert isinstance(epoch, Epoch)
-        held = "" if epoch.held_out_loss is None else f", held-out {epoch.held_out_loss:.4f}"
-        state = f"epoch {epoch.number}/{epoch.total}  loss {epoch.loss:.4f}{held}  {epoch.windows_per_s:,.0f} windows/s"
+    def learning(self, service: str, what: str, done: float, loss: float | None) -> None:
+        """Shows how far the training of one service's model has come."""
+        state = what if loss is None else f"{what}  loss {loss:.4f}"
         if self._progress.disable:
-            if epoch.number % 10 == 0 or epoch.number == epoch.total:
+            if loss is None:
                 self._console.print(f"{service}: {state}", markup=False, soft_wrap=True)
             return
         if service not in self._tasks:
-            self._tasks[service] = self._progress.add_task(f"training {service}", total=epoch.total, state="")
-        self._progress.update(self._tasks[service], completed=epoch.number, state=state)  # type: ignore[arg-type]
+            self._tasks[service] = self._progress.add_task(f"training {service}", total=1.0, state="")
+        self._progress.update(self._tasks[service], completed=done, state=state)
+
+
+def detector_names(text: str | None) -> tuple[str, ...]:
+    """The detectors of a comma-separated option; without one, those that judge every line."""
+    from models.train import CHEAP
+
+    return CHEAP if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _tell(trained: Trained, seconds: float, console: Console, as_json: bool) -> None:
@@ -156,9 +159,7 @@ def _tell(trained: Trained, seconds: float, console: Console, as_json: bool) -> 
             name: {
                 "version": artefact.version,
                 "folder": str(trained.folders[name]),
-                "top_g": artefact.top_g,
-                "min_probability": artefact.rule.min_probability,
-                "min_end_probability": artefact.rule.min_end_probability,
+                "detectors": {name: dict(learned.facts) for name, learned in artefact.learned.items()},
                 "metrics": dict(artefact.metrics),
             }
             for name, artefact in trained.artefacts.items()
@@ -168,12 +169,8 @@ def _tell(trained: Trained, seconds: float, console: Console, as_json: bool) -> 
         return
     for name, artefact in trained.artefacts.items():
         metrics = artefact.metrics
-        rate = metrics["held_out_session_alarm_rate"]
-        if rate is None:
-            rate = metrics["held_out_line_alarm_rate"]
         typer.echo(
-            f"{name}: {metrics['templates']} templates, {metrics['windows']:,} windows ({metrics['distinct_windows']:,} distinct), "
-            f"top-g {artefact.top_g}, alarms on held-out normal data {0 if rate is None else rate:.3%}, "
-            f"version {artefact.version} → {trained.folders[name]}"
+            f"{name}: {metrics['templates']} templates, {', '.join(artefact.learned)}; {metrics['normal_incidents']} odd places among its normal "
+            f"lines, told from strength {metrics['threshold']:.1f} on, version {artefact.version} → {trained.folders[name]}"
         )
     typer.echo(f"{trained.lines:,} lines, {trained.rejected:,} rejected, {seconds:.1f} s")

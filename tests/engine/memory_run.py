@@ -9,14 +9,21 @@ import argparse
 import json
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
 
+from models import artefact
 from models.artefact import load_all
 from models.batch import BatchParams
+from models.detectors.count import CountParams
+from models.detectors.workflow import WorkflowParams
+from models.fusion import FusionParams
+from models.incidents import IncidentParams, Incidents
+from models.masking import MaskParams
 from models.packing import unpack
 from models.parsing import Raw
 from models.sample.bench import BenchParams, bench_lines
@@ -30,8 +37,16 @@ BATCH = 1_000
 #: A session has a line every two seconds of event time, and lasts for 80; then it is of no more use.
 LINES = BenchParams(lines=100_000, open_sessions=200, session_lines=40, lines_per_s=100, random_ratio=0.5)
 GAP_MS = 20_000
+#: A random word may end as a verb does, and verbs part templates up to a bound that is far beyond this run.
+MASKING = MaskParams(event_words=None)
+#: The hold of an incident; the default would outlast the run.
+HOLD_MS = 20_000
+#: Batches, of ten seconds of event time each, between two ticks; the job ticks every five minutes.
+TICK = 5
 #: Full before the first half of the run is over, as the default is after some 100,000 texts; and more than there are.
 MEMO_TEXTS, ALL_TEXTS = 5_000, 10_000_000
+#: The same for the sessions that detectors keep, which the default bounds at 50,000 a shard.
+KEPT_SESSIONS = 400
 
 
 @dataclass
@@ -56,18 +71,26 @@ def run(model: Path, *, forgets: bool) -> None:
 
     Args:
         model: folder of the model.
-        forgets: sessions and texts are forgotten as they should be; else all are kept, as a fault would keep them.
+        forgets: sessions, incidents and texts are forgotten as they should be; else all are kept, as a fault would keep them.
     """
     torch.set_num_threads(1)
-    if not forgets:
+    if forgets:
+        bounded = {
+            "count": partial(CountParams, max_rows=KEPT_SESSIONS),
+            "workflow": partial(WorkflowParams, max_sessions=KEPT_SESSIONS),
+        }
+        artefact.REGISTRY = {**artefact.REGISTRY, **bounded}  # type: ignore[misc]
+    else:
         SessionWindows.expire = lambda self: 0  # type: ignore[method-assign]
+        Incidents.expire = lambda self, service, now: None  # type: ignore[method-assign]
     params = ShardParams(
-        templates=TemplateParams(memo_texts=MEMO_TEXTS if forgets else ALL_TEXTS),
+        templates=TemplateParams(memo_texts=MEMO_TEXTS if forgets else ALL_TEXTS, masking=MASKING),
         windows=WindowParams(session_gap_ms=GAP_MS),
+        fusion=FusionParams(incidents=IncidentParams(session_hold_ms=HOLD_MS, service_hold_ms=HOLD_MS)),
         is_unknown_anomalous=False,
     )
     models = load_all(model)
-    batcher = BatchParams(shards=SHARDS).build()
+    batcher = BatchParams(shards=SHARDS, masking=MASKING).build()
     shards = {number: params.build(models) for number in range(SHARDS)}
     states = {number: KeyedState() for number in range(SHARDS)}
     settle()
@@ -84,9 +107,12 @@ def run(model: Path, *, forgets: bool) -> None:
             step = shards[shard].step(unpack(blob))
             states[shard].write(step.writes)
             anomalies += len(step.anomalies)
+            if number % TICK == 0:
+                states[shard].write(shards[shard].tick())
         sample = {
             "lines": (number + 1) * BATCH,
             "sessions": sum(len(shard.windows) for shard in shards.values()),
+            "incidents": sum(len(shard.incidents) for shard in shards.values()),
             "entries": sum(len(state.entries) for state in states.values()),
             "entry_bytes": sum(len(entry) for state in states.values() for entry in state.entries.values()),
             "journal_bytes": sum(len(entry) for state in states.values() for entry in state.journal.values()),

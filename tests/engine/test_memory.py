@@ -16,14 +16,17 @@ from models.artefact import save
 from models.datasets import to_batches
 from models.fitting import FitParams
 from models.sample.bench import bench_lines
+from models.templates import TemplateParams
 from models.train import TrainParams, train
 from models.windows import WindowParams
-from tests.engine.memory_run import BATCH, GAP_MS, LINES
+from tests.engine.memory_run import BATCH, GAP_MS, LINES, MASKING
 
 ROOT = Path(__file__).parents[2]
 #: By what share the second half of the run may end above or below where it began. The journal is a saw: it grows to some hundred kB a
 #: shard before a snapshot takes its place.
-SLOPES = {"sessions": 0.05, "entries": 0.02, "entry_bytes": 0.02, "journal_bytes": 0.2}
+SLOPES = {"sessions": 0.05, "incidents": 0.2, "entries": 0.02, "entry_bytes": 0.02, "journal_bytes": 0.2}
+#: A network, and what keeps sessions by itself.
+DETECTORS = ("deeplog", "novelty", "ngram", "count", "workflow")
 #: Bytes a line: the interpreter and its libraries take some 900 MB, and a share of those would hide much.
 RESIDENT_SLOPE = 150
 
@@ -59,11 +62,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, list[int]]
     model = tmp_path_factory.mktemp("models")
     normal = bench_lines(replace(LINES, lines=10_000, novel_ratio=0.0, random_ratio=0.0))
     fit = FitParams(hidden=16, layers=1, dropout=0, learning_rate=0.02, min_steps=200, max_steps=200, device="cpu")
-    params = TrainParams(fit=fit, windows=WindowParams(session_gap_ms=GAP_MS))
-    for artefact in train(
-        to_batches(line for block in normal for line in block), None, params, default=True
-    ).artefacts.values():
-        save(artefact, model)
+    windows, templates = WindowParams(session_gap_ms=GAP_MS), TemplateParams(masking=MASKING)
+    params = TrainParams(detectors=DETECTORS, fit=fit, windows=windows, templates=templates)
+    trained = train(to_batches(line for block in normal for line in block), None, params, default=True)
+    artefact = trained.artefacts["default"]
+    assert set(artefact.learned) == set(DETECTORS)
+    save(replace(artefact, calibration=replace(artefact.calibration, days=1_000.0)), model)  # tells of all that is odd
     processes = [_start(model), _start(model, "--keep-all")]
     try:
         flat, growing = map(_samples, processes)
@@ -89,6 +93,7 @@ def test_state_and_memory_are_flat_while_ids_and_words_keep_changing(runs) -> No
 def test_with_expiry_disabled_the_same_run_is_seen_to_grow(runs) -> None:
     run = runs[1]
     assert max(run["sessions"]) > 2_000
+    assert max(run["incidents"]) > 2_000
     assert _slope(run["sessions"]) > 2 * SLOPES["sessions"]
     assert _slope(run["journal_bytes"]) > 2 * SLOPES["journal_bytes"]
     assert _growth(run["resident_bytes"]) > 1.2 * RESIDENT_SLOPE * LINES.lines / 2

@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import orjson
 import pytest
-import torch
+import safetensors.numpy
 
-from models.artefact import MANIFEST, TEMPLATES, WEIGHTS, Artefact, load, load_all, save
-from models.deeplog import DeepLog, DeepLogRule
+from models.artefact import CALIBRATION, MANIFEST, TEMPLATES, _version, load, load_all, save
+from models.detectors.contract import Learned
 from models.errors import ArtefactError
+from models.fusion import Fusion, FusionParams
+from tests.unit.shop_model import DETECTORS, STEPS, shop_model
 
-VOCABULARY = (0, 0, 11, 22, 33)
+WEIGHTS = "deeplog.safetensors"
 
 
 @pytest.fixture(scope="module")
 def artefact():
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        weights = DeepLog(len(VOCABULARY) + 1, hidden=8).state_dict()
-    return Artefact(
-        service="cart",
-        vocabulary=VOCABULARY,
-        templates=[
-            {"id": number, "created": f"event {number}", "tokens": f"event {number}"} for number in VOCABULARY[2:]
-        ],
-        rule=DeepLogRule(top_g=2, min_probability=0.001, min_end_probability=0.01),
-        length=10,
-        session_gap_ms=1000,
-        wait_ms=(-1, 10, 20, 30, 40),
-        hidden=8,
-        layers=2,
-        weights=weights,
-        metrics={"held_out_loss": 0.5},
-        training={"lines": 7},
-        created="2024-01-01T00:00:00+00:00",
-    )
+    return shop_model()
+
+
+def other(artefact, **facts):
+    """The model with other facts of its network: another model, of the same size."""
+    deeplog = artefact.learned["deeplog"]
+    changed = Learned(deeplog.arrays, {**deeplog.facts, **facts})
+    return replace(artefact, learned={**artefact.learned, "deeplog": changed})
 
 
 def test_what_is_written_is_what_is_read(artefact, tmp_path):
@@ -49,48 +40,78 @@ def test_what_is_written_is_what_is_read(artefact, tmp_path):
     for name in (
         "service",
         "vocabulary",
+        "names",
         "templates",
-        "rule",
         "length",
         "session_gap_ms",
         "wait_ms",
+        "mining",
         "metrics",
         "training",
+        "created",
+        "version",
     ):
         assert getattr(found, name) == getattr(artefact, name)
-    assert found.version == artefact.version
-    windows = np.array([[0, 2, 3], [2, 3, 4]], np.int32)
-    for one, other in zip(
-        found.scorer().score(windows, windows[:, 0]), artefact.scorer().score(windows, windows[:, 0]), strict=True
+    assert list(found.learned) == list(DETECTORS)
+    for name, learned in artefact.learned.items():
+        assert found.learned[name].facts == learned.facts
+        assert set(found.learned[name].arrays) == set(learned.arrays)
+        for key, array in learned.arrays.items():
+            assert np.array_equal(found.learned[name].arrays[key], array)
+    kept, read = artefact.calibration.arrays(), found.calibration.arrays()
+    assert set(read) == set(kept)
+    assert all(np.array_equal(read[name], kept[name]) for name in kept)
+    params = FusionParams(budget_per_day=10)
+    assert Fusion(found.calibration, params).threshold == Fusion(artefact.calibration, params).threshold
+
+
+def test_a_model_that_was_read_scores_as_before(artefact, tmp_path):
+    found = load(save(artefact, tmp_path))
+    windows = np.array([[0] * 9 + [2], [0] * 8 + [2, 3]], np.int32)
+    for one, another in zip(
+        found.build("deeplog").scorer.score(windows, windows[:, -1]),
+        artefact.build("deeplog").scorer.score(windows, windows[:, -1]),
+        strict=True,
     ):
-        assert np.array_equal(one, other)
+        assert np.array_equal(one, another)
 
 
 def test_templates_have_classes_and_texts(artefact):
-    assert artefact.classes(np.array([22, 99, 11, 0], np.uint32)).tolist() == [3, 1, 2, 1]
-    assert artefact.text(3) == "event 22"
-    assert artefact.end == 5 == artefact.scorer().end
+    first, second = artefact.vocabulary[2:4]
+    assert artefact.classes(np.array([second, 99, first, 0], np.uint32)).tolist() == [3, 1, 2, 1]
+    assert artefact.names[:2] == ("", "")
+    assert sorted(artefact.names[2:]) == sorted(STEPS)
+    assert artefact.end == len(artefact.vocabulary) == artefact.build("deeplog").scorer.end
+    parted = [{"id": first, "created": "uid= <num> by x", "tokens": "uid= <num> by x"}, *artefact.templates]
+    named = replace(artefact, templates=[entry for entry in parted if entry is parted[0] or entry["id"] != first])
+    assert named.names[2] == "uid=<num> by x"  # as the shard shows it
 
 
 def test_the_version_is_that_of_the_content_and_not_of_the_hour(artefact):
     assert replace(artefact, created="2025").version == artefact.version
-    assert replace(artefact, rule=DeepLogRule(top_g=3)).version != artefact.version
+    assert replace(artefact, training={**artefact.training, "source": "elsewhere"}).version == artefact.version
+    assert replace(artefact, training={**artefact.training, "lines": 1}).version != artefact.version
+    assert other(artefact, top_g=3).version != artefact.version
+    assert replace(artefact, calibration=replace(artefact.calibration, days=9.0)).version != artefact.version
+    assert replace(artefact, mining={**artefact.mining, "depth": 9}).version != artefact.version
 
 
 def test_a_new_model_replaces_the_old_one_as_a_whole(artefact, tmp_path):
     save(artefact, tmp_path)
     (tmp_path / "cart" / "left-over").write_text("x")
-    path = save(replace(artefact, rule=DeepLogRule(top_g=4)), tmp_path)
-    assert load(path).top_g == 4
-    assert sorted(file.name for file in path.iterdir()) == sorted([MANIFEST, TEMPLATES, WEIGHTS])
+    path = save(other(artefact, top_g=4), tmp_path)
+    assert load(path).build("deeplog").top_g == 4
+    arrays = [f"{name}.safetensors" for name in ("deeplog", "ngram", "count")]  # novelty has facts only
+    assert sorted(file.name for file in path.iterdir()) == sorted([MANIFEST, TEMPLATES, CALIBRATION, *arrays])
     assert [file.name for file in tmp_path.iterdir()] == ["cart"]
 
 
 def test_a_service_may_have_any_name(artefact, tmp_path):
-    for name in ("shop/cart", "..", ".hidden", "a b", "ü", "default"):
+    names = ("shop/cart", "..", ".hidden", "a b", "ü", "default")
+    for name in names:
         path = save(replace(artefact, service=name), tmp_path)
         assert path.parent == tmp_path
-    assert set(load_all(tmp_path)) == {"shop/cart", "..", ".hidden", "a b", "ü", "default"}
+    assert set(load_all(tmp_path)) == set(names)
 
 
 def test_all_models_of_a_folder_are_found_by_service(artefact, tmp_path):
@@ -109,17 +130,21 @@ def test_a_missing_folder_says_how_to_train_one(tmp_path):
         load_all(tmp_path / "none")
 
 
+# -- refused ---------------------------------------------------------------------------------------------------------
+
+
 def change(path, section, **values):
     """Alter a manifest and give it the version that fits, as someone who means it would."""
-    from models.artefact import _version
-
     manifest = orjson.loads(path.read_bytes())
-    (manifest[section] if section else manifest).update(values)
+    part = manifest
+    for name in filter(None, section.split("/")):
+        part = part[name]
+    part.update(values)
     manifest["version"] = _version(manifest)
     path.write_bytes(orjson.dumps(manifest))
 
 
-@pytest.mark.parametrize("name", [MANIFEST, TEMPLATES, WEIGHTS])
+@pytest.mark.parametrize("name", [MANIFEST, TEMPLATES, WEIGHTS, CALIBRATION])
 def test_a_missing_or_changed_file_is_refused_by_name(artefact, tmp_path, name):
     path = save(artefact, tmp_path)
     whole = (path / name).read_bytes()
@@ -137,13 +162,21 @@ def test_a_missing_or_changed_file_is_refused_by_name(artefact, tmp_path, name):
 @pytest.mark.parametrize(
     ("section", "values", "message"),
     [
-        ("", {"format": 2}, "format 2"),
+        ("", {"format": 1}, "format 1.*reads 2"),
         ("", {"files": {"../x": "0"}}, "does not name the files"),
-        ("deeplog", {"top_g": 0}, "out of range"),
-        ("deeplog", {"vocabulary": [0, 0, 1]}, "differ in length"),
-        ("deeplog", {"vocabulary": [0, 0, 1], "wait_ms": [1, 1, 1]}, "shapes"),
-        ("deeplog", {"hidden": 10**9}, "out of range"),
-        ("deeplog", {"length": "ten"}, "does not hold together"),
+        ("", {"files": {TEMPLATES: "0"}}, f"does not name the files.*{CALIBRATION}"),
+        ("", {"detectors": ["deeplog", "oracle"]}, "no such detector here: oracle"),
+        ("", {"detectors": []}, "no such detector here"),
+        ("", {"detectors": ["deeplog", "rapid"], "families": ["order", "text"]}, "rapid"),
+        ("", {"families": ["order"]}, "differ in length"),
+        ("", {"wait_ms": [1]}, "differ in length"),
+        ("", {"vocabulary": [0, 0, 1], "wait_ms": [1, 1, 1]}, "shapes of deeplog's weights"),
+        ("", {"windows": {"length": 0, "session_gap_ms": 1}}, "out of range"),
+        ("", {"windows": {"length": "ten", "session_gap_ms": 1}}, "does not hold together"),
+        ("", {"learned": {}}, "does not hold together"),
+        ("learned/deeplog", {"top_g": 0}, "out of range"),
+        ("learned/deeplog", {"hidden": 10**9}, "out of range"),
+        ("learned/deeplog", {"hidden": 8}, "shapes of deeplog's weights"),
     ],
 )
 def test_a_manifest_that_does_not_fit_is_refused(artefact, tmp_path, section, values, message):
@@ -154,10 +187,36 @@ def test_a_manifest_that_does_not_fit_is_refused(artefact, tmp_path, section, va
 
 
 def test_weights_that_are_no_numbers_are_refused(artefact, tmp_path):
-    weights = {name: tensor.clone() for name, tensor in artefact.weights.items()}
-    weights["head.bias"][0] = float("nan")
+    deeplog = artefact.learned["deeplog"]
+    bias = deeplog.arrays["head.bias"].copy()
+    bias[0] = np.nan
+    broken = Learned({**deeplog.arrays, "head.bias": bias}, deeplog.facts)
+    path = save(replace(artefact, learned={**artefact.learned, "deeplog": broken}), tmp_path)
     with pytest.raises(ArtefactError, match="not finite"):
-        load(save(replace(artefact, weights=weights), tmp_path))
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("line.deeplog.value", np.array([2.0, 1.0], np.float32), "normal scores is damaged"),
+        ("key", np.zeros(3, np.int64), "differ in length"),
+        ("service", np.zeros(3, np.int64), "differ in length"),
+        ("end.count.tail", None, "end.count.tail"),
+    ],
+)
+def test_a_calibration_that_does_not_hold_together_is_refused(artefact, tmp_path, name, array, message):
+    path = save(artefact, tmp_path)
+    arrays = safetensors.numpy.load((path / CALIBRATION).read_bytes())
+    arrays.pop(name)
+    if array is not None:
+        arrays[name] = array
+    data = safetensors.numpy.save(arrays)
+    (path / CALIBRATION).write_bytes(data)
+    manifest = orjson.loads((path / MANIFEST).read_bytes())
+    change(path / MANIFEST, "files", **{**manifest["files"], CALIBRATION: hashlib.sha256(data).hexdigest()})
+    with pytest.raises(ArtefactError, match=message):
+        load(path)
 
 
 def test_a_folder_that_cannot_be_written_is_said_so(artefact, tmp_path):

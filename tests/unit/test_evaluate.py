@@ -1,23 +1,25 @@
-"""Evaluation: where anomalies fall, what the figures say, and the whole way through the core."""
+"""Evaluation: the whole way from a data set through the core to a report."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 import zstandard
 
 from models.batch import BatchParams
-from models.datasets import DataSet, Unit
-from models.errors import DataSetError, SettingsError
-from models.evaluate import Passage, evaluate, figures, log_lines, score_through_core
-from models.fitting import FitParams
+from models.datasets import DataSet
+from models.errors import DataSetError
+from models.evaluate import Passage, evaluate, log_lines, opinions_of, score_through_core
+from models.fusion import FusionParams
 from models.parsing import ParseParams
 from models.shard import ShardParams
-from models.train import TrainParams, train_dataset
+from models.train import train_dataset
+from tests.unit.shop_model import DETECTORS, QUICK, STEPS
 
-STEPS = ("request accepted", "cart loaded", "stock reserved", "payment charged", "mail queued", "request finished")
+SHARDS = ShardParams(fusion=FusionParams(budget_per_day=10_000))
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -33,45 +35,10 @@ def anomaly(ts=0, session=None, offset=0, score=0.9):
     return {"ts": ts, "session": session, "score": score, "detectors": {"deeplog": score}, "source": {"offset": offset}}
 
 
-def dataset(tmp_path, unit, units, **options):
-    return DataSet(folder=tmp_path, name="x", unit=unit, logs=tmp_path / "logs", units=tuple(units), **options)
-
-
-def test_a_session_is_flagged_when_an_anomaly_names_it(tmp_path):
-    units = [Unit("a", True), Unit("b", True), Unit("c", False), Unit("d", False)]
-    found = figures(
-        dataset(tmp_path, "session", units),
-        [anomaly(session="a"), anomaly(session="a"), anomaly(session="c", score=0.5), anomaly(session="training")],
-        (0, 2 * 3_600_000),
-    )
-    assert (found["precision"], found["recall"], found["f1"]) == (0.5, 0.5, 0.5)
-    assert found["auc"] == pytest.approx(0.625)
-    assert found["false_alarm_ratio"] == pytest.approx(1 / 3, abs=1e-5)
-    assert found["alerts_per_hour"] == 1.5
-    assert found["median_delay_s"] is None
-
-
-def test_a_window_holds_what_comes_within_its_grace_unless_it_lies_in_another(tmp_path):
-    units = [Unit("w1", True, 1000, 2000), Unit("w2", False, 2500, 3000), Unit("w3", True, 9000, 9500)]
-    data = dataset(tmp_path, "window", units, grace_ms=1000, train_until_ms=0)
-    found = figures(data, [anomaly(ts=2400)], (0, 3_600_000))
-    assert (found["precision"], found["recall"]) == (1.0, 0.5)
-    assert found["median_delay_s"] == 1.4
-    assert figures(data, [anomaly(ts=2600)], (0, 1))["precision"] == 0.0
-    outside = figures(data, [anomaly(ts=5000), anomaly(ts=900)], (0, 1))
-    assert (outside["alerts"], outside["precision"], outside["recall"]) == (0, None, 0.0)
-
-
-def test_a_line_is_known_by_its_number(tmp_path):
-    units = [Unit("0", False), Unit("7", True)]
-    found = figures(dataset(tmp_path, "line", units), [anomaly(offset=7)], None)
-    assert (found["precision"], found["recall"], found["alerts_per_hour"]) == (1.0, 1.0, None)
-
-
 def write_shop(folder, broken):
-    """Sessions of one workflow; from number 80 on, the broken ones go wrong in the way named."""
+    """Sessions of one workflow; from number 400 on, the broken ones go wrong in the way named."""
     lines, labels = [], ["session,label"]
-    for number in range(120):
+    for number in range(440):
         steps = list(STEPS)
         how = broken.get(number)
         if how == "order":
@@ -80,38 +47,63 @@ def write_shop(folder, broken):
             steps[3] = "the disk melted"
         elif how == "stops":
             steps = steps[:2]
-        if number >= 80:
+        if number >= 400:
             labels.append(f"s{number},{int(how is not None)}")
         for at, text in enumerate(steps):
             time = f"2024-01-01T{number // 60:02}:{number % 60:02}:{at:02}Z"
             lines.append({"time": time, "service": "cart", "session": f"s{number}", "level": "INFO", "message": text})
     (folder / "logs.jsonl.zst").write_bytes(zstandard.compress("\n".join(map(json.dumps, lines)).encode()))
     (folder / "labels.csv").write_text("\n".join(labels))
-    about = {"name": "shop", "unit": "session", "train_sessions": [f"s{n}" for n in range(80)]}
+    about = {"name": "shop", "unit": "session", "train_sessions": [f"s{n}" for n in range(400)]}
     (folder / "dataset.json").write_text(json.dumps(about))
     return len(lines)
 
 
 @pytest.mark.parametrize("is_level_hidden", [False, True])
 def test_faults_of_order_novelty_and_silence_are_found_through_the_core(tmp_path, is_level_hidden):
-    count = write_shop(tmp_path, {90: "order", 97: "new", 104: "stops"})
+    count = write_shop(tmp_path, {410: "order", 417: "new", 424: "stops"})
     data = DataSet.open(tmp_path)
-    quick = TrainParams(FitParams(hidden=16, min_steps=120, max_steps=120, learning_rate=2e-2), min_lines=200)
-    models = train_dataset(data, None, quick).artefacts
-    kept, told = [], []
+    models = train_dataset(data, None, QUICK).artefacts
+    versions = {name: artefact.version for name, artefact in models.items()}
+    kept, told, opinions = [], [], opinions_of(models, SHARDS)
     report = evaluate(
         data,
-        lambda lines: score_through_core(lines, models, BatchParams(), ShardParams(), lambda *at: told.append(at)),
+        lambda lines: score_through_core(
+            lines, models, BatchParams(), SHARDS, lambda *at: told.append(at), opinions=opinions
+        ),
+        opinions=opinions,
         is_level_hidden=is_level_hidden,
         keep=kept.append,
+        versions=versions,
     )
-    assert {found["session"] for found in kept} == {"s90", "s97", "s104"}
-    assert report["fused"] == report["detectors"]["deeplog"]
+    assert {found["session"] for found in kept} == {"s410", "s417", "s424"}
     assert (report["fused"]["precision"], report["fused"]["recall"], report["fused"]["auc"]) == (1.0, 1.0, 1.0)
+    assert set(report["detectors"]) == set(report["ablation"]) == set(DETECTORS)
+    assert report["detectors"]["novelty"]["recall"] in (0, round(1 / 3, 5))  # it can see no more than one of the three
     assert (report["unit"], report["units"], report["anomalous"], report["lines"]) == ("session", 40, 3, count)
-    assert report["data_sha256"] == data.sha256()
+    assert report["anomalies"] == len(kept)
+    assert (report["data_sha256"], report["versions"]) == (data.sha256(), versions)
+    assert report["hide_levels"] is is_level_hidden
+    assert {found["level"] for found in kept} == ({None} if is_level_hidden else {"INFO"})
     assert report["lines_per_s"] > 0
     assert told[-1] == (count, len(kept))
+
+
+def test_without_opinions_there_are_fused_figures_only(tmp_path):
+    write_shop(tmp_path, {410: "order"})
+    report = evaluate(DataSet.open(tmp_path), lambda lines: [anomaly(session="s410") for _ in list(lines)[:1]])
+    assert (report["detectors"], report["ablation"]) == ({}, {})
+    assert (report["fused"]["precision"], report["fused"]["recall"]) == (1.0, 1.0)
+
+
+def test_only_the_detectors_asked_for_vote(tmp_path):
+    write_shop(tmp_path, {417: "new"})
+    data = DataSet.open(tmp_path)
+    models = train_dataset(data, None, replace(QUICK, detectors=("novelty", "ngram", "count"))).artefacts
+    chosen = replace(SHARDS, fusion=FusionParams(10_000, detectors=("count", "ngram")))
+    found = list(score_through_core(log_lines(data), models, BatchParams(), chosen))
+    assert {one["session"] for one in found} == {"s417"}
+    assert {name for one in found for name in one["detectors"]} == {"count", "ngram"}
 
 
 def test_data_without_labels_are_counted_only(tmp_path):
@@ -121,10 +113,7 @@ def test_data_without_labels_are_counted_only(tmp_path):
     assert (report["lines"], report["anomalies"], report["by_service"], report["fused"]) == (3, 3, {"cart": 3}, None)
 
 
-def test_a_detector_that_does_not_exist_is_refused(tmp_path):
-    data = dataset(tmp_path, "line", [])
-    with pytest.raises(SettingsError, match="no such detector: rapid"):
-        evaluate(data, lambda lines: [], detectors=["deeplog", "rapid"])
+def test_a_data_set_without_a_log_file_cannot_be_scored(tmp_path):
     with pytest.raises(DataSetError, match="no log file"):
         log_lines(DataSet(folder=tmp_path, name="x", unit="template", logs=None, units=()))
 

@@ -11,12 +11,15 @@ from flink_jobs import job
 from flink_jobs.addresses import FileAddress, KafkaAddress, masked, parse_sink, parse_source
 from flink_jobs.settings import load
 from models.artefact import Artefact
-from models.deeplog import DeepLogRule
 from models.delivery import RetryParams
 from models.errors import SettingsError
+from models.fusion import FusionParams
 from models.loki import LokiParams
+from models.masking import MaskParams
+from models.shard import ShardParams
+from models.templates import TemplateParams
 from models.training_buffer import RedisParams
-from models.windows import WindowParams
+from tests.unit.shop_model import shop_model
 
 KAFKA = "kafka://localhost:9092/logs"
 
@@ -103,6 +106,40 @@ def test_what_is_shown_holds_no_secret():
     assert "hush" not in shown
     assert "tenant=shop" in shown
     assert masked("redis://:pw@h") == "redis://:***@h"
+
+
+# -- who votes, and how often a false alert may come -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["ngram,count", " ngram , count, "])
+def test_the_detectors_that_vote_are_named_with_commas_between(monkeypatch, folder, text):
+    assert load().detectors is None
+    assert load(detectors=text).detectors == ("ngram", "count")
+    monkeypatch.setenv("DRIFTWOOD_DETECTORS", text)
+    assert load().detectors == ("ngram", "count")
+    monkeypatch.delenv("DRIFTWOOD_DETECTORS")
+    (folder / "driftwood.toml").write_text('detectors = ["ngram", "count"]\n')
+    assert load().detectors == ("ngram", "count")
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"), [("ngram,oracle", "no such detector: oracle; choose from deeplog, "), (",", "none given")]
+)
+def test_a_detector_that_does_not_exist_is_named_with_those_that_do(flag, message):
+    with pytest.raises(SettingsError, match=f"detectors: .*{message}"):
+        load(detectors=flag)
+
+
+@pytest.mark.parametrize("budget", [0, -1, 10_001, "many"])
+def test_a_budget_that_cannot_be_is_an_error(budget):
+    with pytest.raises(SettingsError, match="budget_per_day"):
+        load(budget_per_day=budget)
+
+
+def test_detectors_and_budget_reach_the_core():
+    fusion = job.core_params(load(detectors="ngram,count", budget_per_day=7))[1].fusion
+    assert (fusion.detectors, fusion.budget_per_day) == (("ngram", "count"), 7)
+    assert job.core_params(load())[1].fusion == FusionParams()
 
 
 # -- addresses ---------------------------------------------------------------------------------------------------------
@@ -259,27 +296,42 @@ def test_a_sink_that_may_hold_a_checkpoint_too_long_is_an_error():
 
 
 def artefact(**other: object) -> Artefact:
-    plain = Artefact(
-        service="shop",
-        vocabulary=(0, 0),
-        templates=[],
-        rule=DeepLogRule(top_g=1),
-        length=10,
-        session_gap_ms=3_600_000,
-        wait_ms=(-1, -1),
-        hidden=8,
-        layers=1,
-        weights={},
-    )
-    return replace(plain, **other)
+    return replace(shop_model(), **other)
 
 
-def test_a_model_of_other_settings_is_told_with_what_follows_and_what_to_do():
-    windows = WindowParams(length=10, session_gap_ms=3_600_000)
+def shard(**other: object) -> ShardParams:
+    return job.core_params(load(**other))[1]
+
+
+def test_a_model_of_other_windows_is_told_with_what_follows_and_what_to_do():
     models = {"shop": artefact(), "web": artefact(session_gap_ms=60_000), "db": artefact(length=5)}
-    gap, length = job.differences(models, windows)
-    assert "session_gap_s is 3600 here" in gap
+    gap, length = job.differences(models, shard())
+    assert "session_gap_s is 86400 here" in gap
     assert "(web: 60)" in gap
     assert "(db: 5)" in length
     assert all("train again" in text for text in (gap, length))
-    assert job.differences({"shop": artefact()}, windows) == []
+    assert job.differences({"shop": artefact()}, shard()) == []
+
+
+def test_a_model_of_lines_mined_in_another_way_is_told():
+    models = {
+        "shop": artefact(),
+        "old": artefact(mining={}),
+    }  # what an older model does not tell is not held against it
+    assert job.differences(models, shard()) == []
+    (depth,) = job.differences(models, shard(depth=6))
+    assert depth.startswith("depth is not what it was in the training of shop (shop: 4)")
+    depth, likeness, words = sorted(job.differences(models, shard(depth=6, sim_th=0.5, keep_words=["open"])))
+    assert likeness.startswith("masking is not what it was in the training of shop:")
+    assert words.startswith("sim_th is not what it was in the training of shop (shop: 0.4)")
+    assert all("train again" in text for text in (depth, likeness, words))
+
+
+@pytest.mark.parametrize(
+    "other", [{"depth": 5}, {"sim_th": 0.7}, {"masking": MaskParams(keep_words=frozenset({"open"}))}]
+)
+def test_a_model_tells_how_its_lines_were_mined(other):
+    mined = artefact(mining=TemplateParams(**other).mining())
+    found = job.differences({"shop": mined}, shard())
+    assert [text.split()[0] for text in found] == list(other)
+    assert job.differences({"shop": mined}, ShardParams(templates=TemplateParams(**other))) == []

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from pyflink.common import Row
+
+from models.artefact import Artefact, save
+from models.batch import BatchParams
+from models.datasets import to_batches
+from models.evaluate import score_through_core
+from models.fusion import FusionParams
+from models.shard import ShardParams
+from models.train import TrainParams, train
+from tests.unit.shop_model import STEPS, record, shop
+from udfs.second_opinion import SecondOpinionFn
+from udfs.tags import DELIVERIES
+
+PARAMS = ShardParams(fusion=FusionParams(budget_per_day=10_000))
+ODD = ("the disk melted", "a fuse blew somewhere")
+
+
+class FakeRuntime:
+    """What open() asks for: metrics that count."""
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+
+    def get_metrics_group(self) -> FakeRuntime:
+        return self
+
+    def add_group(self, name: str) -> FakeRuntime:
+        return self
+
+    def counter(self, name: str) -> Any:
+        runtime = self
+
+        class Counter:
+            def inc(self, by: int) -> None:
+                runtime.counts[name] = runtime.counts.get(name, 0) + by
+
+        return Counter()
+
+
+@functools.cache
+def _artefact() -> Artefact:
+    params = TrainParams(detectors=("novelty", "ngram", "rapid"), min_lines=200)
+    return train(to_batches(shop()), None, params).artefacts["cart"]
+
+
+@functools.cache
+def _told() -> tuple[Row, ...]:
+    """Two new lines, as the first operator passes them on."""
+    lines = [
+        record(1_000 + at, text, session=odd) for odd in ODD for at, text in enumerate((*STEPS[:2], odd, *STEPS[2:]))
+    ]
+    anomalies = score_through_core(lines, {"cart": _artefact()}, BatchParams(), PARAMS)
+    return tuple(Row(b"cart", orjson.dumps(anomaly)) for anomaly in anomalies)
+
+
+def _open(folder: Path, runtime: FakeRuntime, *, has_deliveries: bool = True) -> SecondOpinionFn:
+    save(_artefact(), folder)
+    function = SecondOpinionFn(PARAMS, str(folder), has_deliveries=has_deliveries)
+    function.open(runtime)
+    return function
+
+
+@pytest.mark.parametrize("has_deliveries", [True, False])
+def test_each_revision_goes_on_under_its_service_and_to_the_sinks_written_from_python(
+    tmp_path: Path, has_deliveries: bool
+) -> None:
+    runtime = FakeRuntime()
+    function = _open(tmp_path, runtime, has_deliveries=has_deliveries)
+    before = [orjson.loads(row[1]) for row in _told()]
+    assert [anomaly["message"] for anomaly in before] == list(ODD)
+    outputs = [list(function.process_element(row, None)) for row in _told()]
+    for (revision, *deliveries), first in zip(outputs, before, strict=True):
+        assert revision[0] == b"cart"
+        anomaly = orjson.loads(revision[1])
+        assert (anomaly["anomaly_id"], anomaly["revision"]) == (first["anomaly_id"], first["revision"] + 1)
+        assert anomaly["status"] == "strengthened"
+        assert deliveries == ([(DELIVERIES, revision[1])] if has_deliveries else [])
+    assert runtime.counts == {"second_opinions_asked_total": 2, "second_opinions_given_total": 2}
+
+
+def test_a_revision_gets_no_second_opinion_and_a_restart_gives_the_same(tmp_path: Path) -> None:
+    runtime = FakeRuntime()
+    function = _open(tmp_path, runtime)
+    first = [list(function.process_element(row, None)) for row in _told()]
+    for revision, *_ in first:
+        assert list(function.process_element(revision, None)) == []
+    assert runtime.counts == {"second_opinions_asked_total": 4, "second_opinions_given_total": 2}
+    again = _open(tmp_path, FakeRuntime())
+    assert [list(again.process_element(row, None)) for row in reversed(_told())] == first[::-1]
