@@ -149,7 +149,7 @@ class Settings(BaseSettings):
         """Names with commas between them."""
         names = tuple(name.strip() for name in value.split(",") if name.strip()) if isinstance(value, str) else value
         unknown = sorted(set(names or ()) - set(REGISTRY))
-        if unknown or names == ():
+        if unknown or (names is not None and not names):
             raise ValueError(
                 f"no such detector: {', '.join(unknown) or '(none given)'}; choose from {', '.join(REGISTRY)}"
             )

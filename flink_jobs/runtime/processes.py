@@ -26,7 +26,8 @@ import psutil
 from models.errors import DriftwoodError
 
 LOCALHOST = "127.0.0.1"
-_AT_ONCE_S = 0.5
+#: After which a lost interrupt is repeated.
+_AGAIN_S = 0.5
 
 
 class ServiceError(DriftwoodError):
@@ -34,24 +35,25 @@ class ServiceError(DriftwoodError):
 
 
 def interrupt_on_sigterm() -> None:
-    """From now on SIGTERM ends this program as Ctrl-C does, so that what it started is stopped.
+    """From now on the first SIGTERM ends this program as Ctrl-C does, so that what it started is stopped.
 
-    A second one at once is the same one: supervisors send it to the process and to its group. An interrupt that falls into a
+    Others do not disturb that: supervisors send it to the process and to its group, and again. An interrupt that falls into a
     finaliser, where Python drops exceptions (py4j's work much while a job is built), comes again.
     """
-    last_s = float("-inf")
+    is_told = False
     report = sys.unraisablehook
 
     def interrupt(number: int, frame: object) -> None:
-        nonlocal last_s
-        now_s = time.monotonic()
-        if now_s - last_s > _AT_ONCE_S:
-            last_s = now_s
+        nonlocal is_told
+        if not is_told:
+            is_told = True
             raise KeyboardInterrupt
 
     def dropped(error: sys.UnraisableHookArgs) -> None:
+        nonlocal is_told
         if issubclass(error.exc_type, KeyboardInterrupt):
-            again = threading.Timer(2 * _AT_ONCE_S, os.kill, (os.getpid(), signal.SIGTERM))
+            is_told = False
+            again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM))
             again.daemon = True
             again.start()
         else:

@@ -134,6 +134,9 @@ class DeepLogDetector(Detector):
             )
         code = seen.code[at : at + 1]
         probability, rank = self.scorer.score(window[None, :], code)
+        if rank[0] == 0:
+            came = f"{quote(self._names[int(code[0])])} was the likeliest to come after these lines, with a probability of {float(probability[0]):.1%} only"
+            return Evidence(f"{came}: normal lines leave less doubt.", expected)
         return Evidence(
             f"After these lines {likely} was expected; {quote(self._names[int(code[0])])} came instead, "
             f"number {int(rank[0]) + 1} in the order with a probability of {float(probability[0]):.3%}.",

@@ -31,7 +31,7 @@ class Sleeper(Service):
     name = "sleeper"
 
     def command(self):
-        return ["sleep", "60"]
+        return ["sh", "-c", "trap 'kill $!; sleep 2; exit' TERM; sleep 60 & wait"]
 
     def is_ready(self):
         return True
@@ -193,6 +193,8 @@ def test_a_command_that_is_told_to_end_stops_what_it_started(where):
         assert psutil.pid_exists(int(held))
         time.sleep(0.3)
         command.terminate()
+        command.terminate()
+        time.sleep(1)
         command.terminate()
         assert command.wait(30) == 130, command.stdout.read()
     assert not psutil.pid_exists(int(held))

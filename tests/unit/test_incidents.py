@@ -153,6 +153,13 @@ def test_after_the_hold_the_group_is_as_new(key, hold):
         assert {origin for _, _, _, origin, _ in told} == {""}
 
 
+def test_less_than_double_is_not_told_again():
+    assert [at for at, *_ in step(PARAMS.build(), [Line(1, 0, 0, 4.0), Line(1, 0, 1, 7.99), Line(1, 0, 2, 8.0)])] == [
+        0,
+        2,
+    ]
+
+
 def test_it_is_told_again_at_each_doubling_under_the_name_of_the_first_telling():
     weights = [3.0, 4.0, 6.0, 50.0]
     told = step(PARAMS.build(), [Line(1, at, at, weight) for at, weight in enumerate(weights)])

@@ -62,7 +62,8 @@ def _values(count: int = 120) -> list[bytes]:
         lines.append(_line(number * 700, text, service, f"s-{session}" if session else None))
     lines[30] = b"[1, 2"
     lines[31] = b""
-    return lines + [_line(90_000 + number * 4_500, STEPS[0].format(number + 1), "mail") for number in range(20)]
+    late = [(90_000 + number * 4_500, STEPS[0].format(number + 1), "mail", f"t-{number}") for number in range(20)]
+    return lines + [_line(*fields) for fields in late]
 
 
 def _raw(values: Sequence[bytes], first: int) -> Raw:

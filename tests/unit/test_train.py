@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -53,6 +54,25 @@ def test_a_model_of_normal_lines_expects_the_next_step(trained):
     assert artefact.learned["deeplog"].facts["top_g"] == 1
 
 
+def test_a_model_names_the_data_it_was_trained_on(trained):
+    training = trained[0].artefacts["cart"].training
+    assert training["data_sha256"] == hashlib.sha256(b"".join(line + b"\n" for line in shop())).hexdigest()
+    assert (training["services"], training["seed"], training["left_out"]) == (["cart"], 0, {})
+    assert (training["first_ts"], training["last_ts"]) == (1_704_067_200_000, 1_704_067_200_000 + 239_000)
+
+
+def test_what_is_new_in_a_part_of_the_normal_lines_shows_how_often_normal_lines_bring_something_new():
+    lines = list(shop())
+    odd = [*lines[:200], record(99, "the backup took long", session="s0-33"), *lines[200:]]
+    usual, one_new = (train_lines(given, None, FLEETING).artefacts["cart"].calibration for given in (lines, odd))
+    score = np.array([1.0], np.float32)  # of a template never seen
+    assert one_new.line["novelty"].value.tolist() == [0.0, 1.0]
+    assert usual.line["novelty"].value.tolist() == [0.0]
+    assert one_new.line["novelty"].evidence(score) < usual.line["novelty"].evidence(score)
+    assert len(one_new.suspects) > len(usual.suspects) == 0
+    assert one_new.days == usual.days == pytest.approx(239 / 86_400)
+
+
 def test_each_detector_tells_how_far_it_is_and_the_networks_loss_falls(trained):
     _, _, told = trained
     assert {service for service, _, _, _ in told} == {"cart"}
@@ -84,6 +104,8 @@ def test_each_service_gets_its_model_and_the_small_ones_are_named(tmp_path):
     assert trained.skipped == {"rare": 1}
     clock = trained.artefacts["clock/1"]
     assert (clock.training["lines"], clock.training["sessions"]) == (300, 0)
+    assert clock.training["services"] == ["clock/1"]
+    assert {entry["service"] for entry in clock.templates} == {"clock/1"}
     assert set(clock.wait_ms) == {-1}
     assert not {text for text in clock.names if text} & set(STEPS)
 
