@@ -83,7 +83,7 @@ def check(settings: Settings) -> None:
         logger.info("models: {}", ", ".join(f"{service} {artefact.version}" for service, artefact in artefacts.items()))
         shard = core_params(settings)[1]
         for service, artefact in artefacts.items():
-            fusion = Fusion(artefact.calibration, replace(shard.fusion, shares=len(artefacts)))
+            fusion = Fusion(artefact.calibration, replace(shard.fusion, shares=len(artefacts)), is_heavy=False)
             logger.info("{}: {} vote; told from strength {:.1f} on", service, ", ".join(fusion.names), fusion.threshold)
         for warning in differences(artefacts, shard):
             logger.warning(warning)

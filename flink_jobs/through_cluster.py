@@ -30,7 +30,7 @@ def score_through_cluster(lines: Iterable[bytes], models: Path, options: Sequenc
     Raises:
         DriftwoodError: if the job did not end as it should.
     """
-    with Broker() as broker, Cluster(taskmanagers=1, slots=1) as cluster:
+    with Broker() as broker, Cluster(taskmanagers=1, slots=2) as cluster:
         broker.create_topic("lines")
         _send(broker.bootstrap, lines)
         job = submit(

@@ -21,6 +21,7 @@ import orjson
 from models.artefact import Artefact
 from models.batch import BatchParams
 from models.datasets import DataSet, hide_level, read_lines, to_batches
+from models.detectors.registry import REGISTRY
 from models.errors import DataSetError
 from models.opinions import Opinions, choices, split
 from models.packing import unpack
@@ -64,8 +65,9 @@ class Passage:
 
 
 def opinions_of(models: Mapping[str, Artefact], shards: ShardParams) -> Opinions:
-    """To be heard while the core scores: each detector of these models alone, and all but each."""
-    names = dict.fromkeys(name for artefact in models.values() for name in artefact.calibration.names)
+    """To be heard while the core scores: each detector that judges every line alone, and all but each."""
+    found = dict.fromkeys(name for artefact in models.values() for name in artefact.calibration.names)
+    names = [name for name in found if not REGISTRY[name].is_heavy]
     asked = shards.fusion.detectors
     return Opinions(shards.fusion, choices([name for name in names if asked is None or name in asked]))
 

@@ -2,7 +2,7 @@
 
 ```
 anomalies, even revisions ─ by model ─→ Seen ─→ heavy detectors ─→ evidence ──┬─ one finds it unusual ─────────────→ strengthened
-                                                                              ├─ all find it ordinary, it is weak ─→ refuted
+                                                                              ├─ those of its family find it ordinary ─→ refuted
                                                                               └─ neither ──────────────────────────→ nothing
 ```
 
@@ -25,6 +25,7 @@ from models.artefact import DEFAULT, Artefact
 from models.deeplog import FIRST_TEMPLATE, PADDING, UNKNOWN
 from models.detectors.contract import Ends, Evidence, Scores, Seen
 from models.detectors.rapid import RapidParams
+from models.detectors.registry import REGISTRY
 from models.detectors.words import shortened
 from models.fusion import Fusion, FusionParams, voters
 from models.masking import mask, tokenise
@@ -213,7 +214,9 @@ class _Voices:
             return None
         strongest = max(evidence, key=lambda name: evidence[name])
         is_unusual = evidence[strongest] >= _UNUSUAL
-        is_refutable = anomaly["strength"] < _STRONG * anomaly["threshold"]
+        is_refutable = anomaly["strength"] < _STRONG * anomaly["threshold"] and _family(anomaly["detectors"]) in {
+            REGISTRY[name].family for name in evidence
+        }  # who looks at texts can't say that an order is usual
         if not is_unusual and not (evidence[strongest] < _ORDINARY and is_refutable):
             return None
         reasons = self._reasons(judged, judged.place[at], list(evidence), is_end=anomaly["kind"] == "end")
@@ -240,6 +243,12 @@ class _Voices:
         """What these detectors have to say of a line or an end; first the one that knows the nearest normal text best."""
         order = sorted(names, key=lambda name: name != RapidParams.name)
         return {name: self._detectors[name].explain(judged.seen, place, is_end=is_end) for name in order}
+
+
+def _family(votes: Mapping[str, float]) -> str:
+    """What the strongest of some votes looked at; that of a detector unknown here is nobody's."""
+    strongest = max(votes, key=lambda name: votes[name])
+    return REGISTRY[strongest].family if strongest in REGISTRY else ""
 
 
 def _why_ordinary(reasons: Mapping[str, Evidence], nearest: Evidence | None) -> str:
