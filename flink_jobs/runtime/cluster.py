@@ -188,10 +188,13 @@ class Cluster:
         process.until(lambda: process.name in self.rest.taskmanagers(), 120, "registration at the JobManager")
         return process
 
-    def kill_taskmanager(self, job: str | None = None) -> Process:
-        """SIGKILL for one TaskManager, as a machine lost: one that runs tasks of `job`, if given; returns the dead one."""
-        named = self.rest.taskmanagers_of(job) if job else {process.name for process in self.taskmanagers}
-        process = next(process for process in self.taskmanagers if process.name in named)
+    def taskmanager_of(self, job: str) -> Process:
+        """One of the TaskManagers that run tasks of a job."""
+        named = self.rest.taskmanagers_of(job)
+        return next(process for process in self.taskmanagers if process.name in named)
+
+    def kill_taskmanager(self, process: Process) -> Process:
+        """SIGKILL for one TaskManager, as a machine lost; returns the dead one."""
         self.taskmanagers.remove(process)
         process.kill()
         self._save()

@@ -49,15 +49,19 @@ def interrupt_on_sigterm() -> None:
             is_told = True
             raise KeyboardInterrupt
 
-    def dropped(error: sys.UnraisableHookArgs) -> None:
+    def tell_again() -> None:
         nonlocal is_told
-        if issubclass(error.exc_type, KeyboardInterrupt):
-            is_told = False
-            again = threading.Timer(_AGAIN_S, os.kill, (os.getpid(), signal.SIGTERM))
-            again.daemon = True
-            again.start()
-        else:
+        is_told = False
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def dropped(error: sys.UnraisableHookArgs) -> None:
+        if not issubclass(error.exc_type, KeyboardInterrupt):
             report(error)
+            return
+        # Not from here: an exception in this hook would be dropped without a word.
+        again = threading.Timer(_AGAIN_S, tell_again)
+        again.daemon = True
+        again.start()
 
     signal.signal(signal.SIGTERM, interrupt)
     sys.unraisablehook = dropped

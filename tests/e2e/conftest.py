@@ -95,7 +95,11 @@ def flink_cluster(flink_cluster: Cluster) -> Iterator[Cluster]:
     for job, state in rest.jobs().items():
         if state not in FINAL:
             rest.cancel(job)
-    rest.until(lambda: not flink_cluster.python_workers(), 60, "the end of the jobs' Python workers")
+    try:
+        rest.until(lambda: not flink_cluster.python_workers(), 60, "the end of the jobs' Python workers")
+    finally:
+        for worker in flink_cluster.python_workers():
+            worker.kill()
 
 
 @pytest.fixture(scope="session")

@@ -124,13 +124,14 @@ def test_a_job_survives_its_taskmanager_and_its_python_worker_and_restores_resca
         sent += count
 
     send_round(40)
-    rest.wait_for_checkpoints(job)
+    # Results of all words are committed: every operator is open, and from then on its worker sees when its TaskManager is gone.
+    assert len(read(sink, at_least=sent * len(WORDS))) == sent * len(WORDS)
 
     # The TaskManager that runs it is lost; the spare one takes over.
     assert rest.restarts(job) == 0
     lost = re.compile("task ?manager", re.IGNORECASE)
     send_round(40)
-    flink_cluster.kill_taskmanager(job)
+    flink_cluster.kill_taskmanager(flink_cluster.taskmanager_of(job))
     send_round(40)
     # Flink counts a restart some seconds before or after it tells of the failure.
     rest.until(lambda: any(map(lost.search, rest.exceptions(job))), 60, "a failure that names a TaskManager")
