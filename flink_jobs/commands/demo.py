@@ -43,7 +43,7 @@ _FULL_VIEWS = 1_000
 # and missing steps of some services are no longer found
 _LEARNING_STEPS = 1_200
 _DETECTORS = ("deeplog", "novelty", "ngram", "count", "frequency", "workflow", "deeplog-value")
-_BUDGET_PER_DAY = 100.0  # the log is a few minutes long: a budget of 5 a day would allow next to nothing in that time
+_BUDGET_PER_DAY = 40.0  # the log is a few minutes long: a budget of 5 a day would allow next to nothing in that time
 _LEARNING_RATE = 0.01
 
 
