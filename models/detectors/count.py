@@ -14,7 +14,6 @@ from models.deeplog import UNKNOWN
 from models.detectors.contract import (
     DIGITS,
     Corpus,
-    Detector,
     Evidence,
     Float32,
     Int32,
@@ -26,7 +25,7 @@ from models.detectors.contract import (
     UInt64,
     quiet,
 )
-from models.detectors.rows import mix
+from models.detectors.rows import DetectorWithRows, mix
 from models.detectors.tally import MAX_CLASSES, MOST, Counted, Tally, Vectors
 from models.detectors.words import quoted
 from models.errors import DataSetError, SettingsError
@@ -143,7 +142,7 @@ class CountParams:
         return Count(self, learned, names)
 
 
-class Count(Detector):
+class Count(DetectorWithRows):
     """How far counts exceed what is normal, weighted by how rare the template is.
 
     Line: −log10 of the share of sessions that have its class c; beyond the class's limit also that of the sessions that reached it, and
@@ -183,6 +182,7 @@ class Count(Detector):
         told = np.where(self._limit[_SESSION] < MOST, self._weight[_SESSION], 0.0)
         self._nearest = _Nearest(vectors, np.asarray(arrays["vector_seen"], np.int64), told)
         self._tally = Tally(params.session_gap_ms, params.max_rows)
+        self._rows = self._tally.rows
         self._last: Counted | None = None  # what `explain` speaks of
 
     def step(self, seen: Seen) -> Scores:
@@ -214,25 +214,6 @@ class Count(Detector):
         if not holders:
             usual = "none that was learned has it"
         return Evidence(f"In this {where}, {quoted(self._names, code)} came {_times(count)} so far; {usual}.")
-
-    def touched(self) -> bytes:
-        """The rows changed since the last call."""
-        return self._tally.rows.touched()
-
-    def to_bytes(self) -> bytes:
-        """All rows."""
-        return self._tally.rows.to_bytes()
-
-    def apply(self, data: bytes) -> None:
-        """Put in rows of `to_bytes` or `touched`.
-
-        Raises: ValueError for bytes of another version.
-        """
-        self._tally.rows.apply(data)
-
-    def drop(self, service: int) -> None:
-        """Forget a service, by its key."""
-        self._tally.drop(service)
 
     def check(self) -> None:
         """Raise AssertionError unless the rows are whole and within their bound."""

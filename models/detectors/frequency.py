@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Final
 import numpy as np
 import numpy.typing as npt
 
-from models.detectors.contract import DIGITS, Corpus, Detector, Evidence, Int64, Learned, Report, Scores, Seen, quiet
+from models.detectors.contract import DIGITS, Corpus, Evidence, Int64, Learned, Report, Scores, Seen, quiet
 from models.detectors.rates import MINUTE_MS, MOST, RING, Float64, MinuteCounts, Rates, learn_rates, surprise
-from models.detectors.rows import Places, Rows, mix
+from models.detectors.rows import DetectorWithRows, Places, Rows, mix
 from models.detectors.runs import begins, ranks, running_max, shifted
 from models.detectors.words import quoted
 from models.errors import DataSetError, SettingsError
@@ -162,7 +162,7 @@ class _Lines:
         return np.append(self.first[1:], len(self.order)) - 1
 
 
-class Frequency(Detector):
+class Frequency(DetectorWithRows):
     """The strongest of three, each 0 where it does not hold; all by the service's own time, which never falls.
 
     Spike: the template's lines in the last ten minutes (the minute at hand so far and the nine before) exceed `ratio` times its mean of ten minutes in
@@ -219,28 +219,9 @@ class Frequency(Detector):
         present, expected = int(found.present[at]), float(found.expected[at])
         return Evidence(f"In the last ten minutes, {name} came {present:,} times; {expected:,.1f} times were expected.")
 
-    def touched(self) -> bytes:
-        """The rows changed since the last call."""
-        return self._rows.touched()
-
-    def to_bytes(self) -> bytes:
-        """All rows."""
-        return self._rows.to_bytes()
-
-    def apply(self, data: bytes) -> None:
-        """Put in rows of `to_bytes` or `touched`.
-
-        Raises: ValueError for bytes of another version.
-        """
-        self._rows.apply(data)
-
-    def drop(self, service: int) -> None:
-        """Forget a service, by its key."""
-        self._rows.drop(np.flatnonzero(self._rows.is_used & (self._rows.data["service"] == np.uint64(service))))
-
     def check(self) -> None:
         """Raise AssertionError unless the rows are whole and within their bound."""
-        self._rows.check()
+        super().check()
         data = self._rows.data[self._rows.is_used]
         assert (data["since_ms"] <= data["touched_ms"]).all()
         assert (data["touched_ms"] <= data["due_ms"]).all()

@@ -8,6 +8,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from models.detectors.contract import Detector
+
 Places = npt.NDArray[np.intp]
 UInt64 = npt.NDArray[np.uint64]
 
@@ -97,6 +99,10 @@ class Rows:
         self.is_used[rows] = False
         self.is_dirty[rows] = False
 
+    def drop_service(self, service: int) -> None:
+        """Forget a service, by its key; the record has it in its field `service`."""
+        self.drop(np.flatnonzero(self.is_used & (self.data["service"] == np.uint64(service))))
+
     def touched(self) -> bytes:
         """The rows changed since the last call, for `apply`; empty when none did."""
         rows = np.flatnonzero(self.is_dirty)
@@ -162,3 +168,35 @@ class Rows:
         self.is_used = np.append(self.is_used, np.zeros(more, np.bool_))
         self.is_dirty = np.append(self.is_dirty, np.zeros(more, np.bool_))
         self._free.extend(range(old + more - 1, old - 1, -1))
+
+
+class DetectorWithRows(Detector):
+    """A detector whose state is one table, whose record has a field `service`.
+
+    State: as its rows say.
+    """
+
+    _rows: Rows
+
+    def touched(self) -> bytes:
+        """The rows changed since the last call."""
+        return self._rows.touched()
+
+    def to_bytes(self) -> bytes:
+        """All rows."""
+        return self._rows.to_bytes()
+
+    def apply(self, data: bytes) -> None:
+        """Put in rows of `to_bytes` or `touched`.
+
+        Raises: ValueError for bytes of another version.
+        """
+        self._rows.apply(data)
+
+    def drop(self, service: int) -> None:
+        """Forget a service, by its key."""
+        self._rows.drop_service(service)
+
+    def check(self) -> None:
+        """Raise AssertionError unless the rows are whole and within their bound."""
+        self._rows.check()

@@ -123,10 +123,6 @@ class Tally:
         rows = self.rows.find(keys)
         return _vectors(len(keys), _slots(self.rows.data[rows[rows >= 0]], np.flatnonzero(rows >= 0)))
 
-    def drop(self, service: int) -> None:
-        """Forget a service, by its key."""
-        self.rows.drop(np.flatnonzero(self.rows.is_used & (self.rows.data["service"] == np.uint64(service))))
-
     def check(self) -> None:
         """Raise AssertionError unless the rows are whole: slots fill from the front, with a count each."""
         self.rows.check()

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from models.detectors.contract import Corpus, Detector, Evidence, Learned, Report, Scores, Seen, quiet
+from models.detectors.contract import Corpus, Evidence, Learned, Report, Scores, Seen, quiet
 from models.detectors.quantities import Quantity, quantities, spelled
-from models.detectors.rows import Rows, mix
+from models.detectors.rows import DetectorWithRows, Rows, mix
 from models.detectors.value_columns import COLUMNS, CONTINUOUS, VALUES, Columns, Frequencies
 from models.detectors.value_learning import Templates, arrays_of, choose, fit_columns, vectors
 from models.detectors.value_network import WIDTH, Predictor, Tape
@@ -104,7 +104,7 @@ class _Step:
     expected: Float64
 
 
-class Value(Detector):
+class Value(DetectorWithRows):
     """Score: how many standard deviations a line's strangest number lies from what was expected; 0 for what is plainly usual.
 
     An LSTM reads the last values of the template in the service, the time between the lines as one more value, and foretells the next. Its
@@ -244,26 +244,9 @@ class Value(Detector):
         is_positive = columns.raw(model, column, float(columns.low[model, column])) >= 0
         return (max(0.0, low) if is_positive else low), high
 
-    def touched(self) -> bytes:
-        """The values kept that changed."""
-        return self._rows.touched()
-
-    def to_bytes(self) -> bytes:
-        """All values kept."""
-        return self._rows.to_bytes()
-
-    def apply(self, data: bytes) -> None:
-        """Put in values kept."""
-        self._rows.apply(data)
-
-    def drop(self, service: int) -> None:
-        """Forget the values of a service."""
-        rows = self._rows
-        rows.drop(np.flatnonzero(rows.is_used & (rows.data["service"] == np.uint64(service))))
-
     def check(self) -> None:
         """Raise AssertionError unless the rows are whole, within their bound, and readable by the network."""
-        self._rows.check()
+        super().check()
         assert np.isfinite(self._rows.data["last"]).all()
 
 

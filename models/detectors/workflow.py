@@ -13,7 +13,6 @@ from models.deeplog import PADDING, UNKNOWN
 from models.detectors.contract import (
     DIGITS,
     Corpus,
-    Detector,
     Evidence,
     Int32,
     Learned,
@@ -23,7 +22,7 @@ from models.detectors.contract import (
     quiet,
 )
 from models.detectors.distinct import DistinctRows
-from models.detectors.rows import Rows
+from models.detectors.rows import DetectorWithRows, Rows
 from models.detectors.words import quoted
 from models.detectors.workflow_graph import Graph, count_graph, is_step
 from models.errors import SettingsError
@@ -73,7 +72,7 @@ class WorkflowParams:
         return Workflow(Graph.from_learned(learned, names), names, self.max_sessions)
 
 
-class Workflow(Detector):
+class Workflow(DetectorWithRows):
     """Score: the strangest of a transition never seen, an order of two steps never seen, and a required step left out; slowness on top.
 
     Each is −log10 of the share it had while learning, divided by 1 + the times it was met (workflow_graph.py): a new successor of a step that
@@ -128,26 +127,6 @@ class Workflow(Detector):
         else:
             sentence = self._about_order(int(window[int(order.argmax())]), code, len(window))
         return Evidence(sentence, expected=expected)
-
-    def touched(self) -> bytes:
-        """The sessions that went on."""
-        return self._rows.touched()
-
-    def to_bytes(self) -> bytes:
-        """All sessions."""
-        return self._rows.to_bytes()
-
-    def apply(self, data: bytes) -> None:
-        """Put sessions back; see `Rows.apply`."""
-        self._rows.apply(data)
-
-    def drop(self, service: int) -> None:
-        """Forget the sessions of a service."""
-        self._rows.drop(np.flatnonzero(self._rows.is_used & (self._rows.data["service"] == np.uint64(service))))
-
-    def check(self) -> None:
-        """See `Rows.check`."""
-        self._rows.check()
 
     def _wait_ms(self, seen: Seen) -> Float64:
         """The time from the line before in the session; NaN where there is none; `float64[N]`."""
