@@ -69,7 +69,7 @@ def calibrate(lesson: Lesson, params: Mapping[str, Params], learned: Mapping[str
         [np.column_stack([of_lines for of_lines, _ in columns]), np.column_stack([of_ends for _, of_ends in columns])]
     )
     suspects = _suspects(lesson)
-    empty = Calibration(names, families, line, end, evidence[:0], _rows(suspects, np.zeros(0, np.int64)), 1.0)
+    empty = Calibration(names, families, line, end, evidence[:0], suspects.take(np.zeros(0, np.int64)), 1.0)
     strongest = Fusion(empty, FusionParams()).loudest(evidence)  # whoever votes
     kept = np.flatnonzero(strongest >= SUSPECT)
     if len(kept) > _KEPT:
@@ -78,7 +78,7 @@ def calibrate(lesson: Lesson, params: Mapping[str, Params], learned: Mapping[str
     services = len(np.unique(corpus.column("service")))
     now = corpus.column("now")
     days = max(float(now.max() - now.min()), 1.0) / _DAY_MS * services
-    return Calibration(names, families, line, end, evidence[kept], _rows(suspects, kept), days)
+    return Calibration(names, families, line, end, evidence[kept], suspects.take(kept), days)
 
 
 def _folds(unit: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -198,7 +198,3 @@ def _suspects(lesson: Lesson) -> Suspects:
         has_session=np.concatenate((corpus.column("has_session"), np.ones(len(key), np.bool_))),
         weight=np.zeros(count + len(key), np.float32),
     )
-
-
-def _rows(s: Suspects, rows: npt.NDArray[np.int64]) -> Suspects:
-    return Suspects(s.key[rows], s.service[rows], s.piece[rows], s.now[rows], s.has_session[rows], s.weight[rows])

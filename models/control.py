@@ -90,10 +90,15 @@ class SetMode(_Command):
 
 
 class SetModel(_Command):
-    """Let a service be judged by this version of its model, which is in the store. A roll back names an older one."""
+    """Let a service be judged by this version of its model, which is in the store. A roll back names an older one.
+
+    Attributes:
+        shares: services with a model, among which the job's budget is shared.
+    """
 
     kind: Literal["model"] = "model"
     model_version: str
+    shares: int = Field(default=1, ge=1, le=1_000_000)
 
     @field_validator("model_version")
     @classmethod

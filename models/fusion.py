@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -207,13 +207,11 @@ class Fusion:
         is_wide, row = np.nonzero(weight >= SUSPECT)
         order = np.lexsort((is_wide, row))
         is_wide, row = is_wide[order].astype(np.bool_), row[order]
-        whole_service = about.service[row] ^ np.uint64(_WIDE)
-        found = Suspects(
-            key=np.where(is_wide, whole_service, about.key[row]),
-            service=about.service[row],
-            piece=about.piece[row],
-            now=about.now[row],
-            has_session=about.has_session[row] & ~is_wide,
+        some = about.take(row)
+        found = replace(
+            some,
+            key=np.where(is_wide, some.service ^ np.uint64(_WIDE), some.key),
+            has_session=some.has_session & ~is_wide,
             weight=weight[is_wide.astype(np.intp), row],
         )
         return found, row, is_wide
@@ -233,9 +231,12 @@ class Fusion:
     @cached_property
     def threshold(self) -> float:
         """The strength at which normal lines are expected to raise this model's share of the budget."""
+        return self.threshold_at(self.params.budget_per_day / self.params.shares)
+
+    def threshold_at(self, per_day: float) -> float:
+        """The strength that so many incidents of normal lines a day are expected to reach."""
         start, excess, rate = self.tail
-        share = self.params.budget_per_day / self.params.shares
-        return round(max(_MIN_THRESHOLD, start + excess * math.log(max(rate / share, 1e-9))), 4)
+        return round(max(_MIN_THRESHOLD, start + excess * math.log(max(rate / per_day, 1e-9))), 4)
 
     def false_per_day(self, strength: float) -> float:
         """Incidents of normal lines a day that reach this strength, by the fitted tail."""

@@ -11,7 +11,8 @@ more, and when nothing is left the group is as new. Times are the service's own 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ UInt64 = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 Float32 = npt.NDArray[np.float32]
 
-_VERSION: Final = 1
+_VERSION: Final = 2
 _PIECES: Final = 24  # pieces of evidence kept of a group; the weakest give way
 
 
@@ -55,7 +56,7 @@ class Suspects:
     """Lines, and ends of sessions, that carry weight; in source order.
 
     Shapes: all [S]: `key` of the group, `service` (its key), `piece` (what counts once: template number, ends negative), `now` (service
-    time, ms), `has_session`, `weight`.
+    time, ms), `has_session`, `weight`; `note` is what the caller wants back with the piece, `()` for nothing.
     """
 
     key: UInt64
@@ -64,9 +65,41 @@ class Suspects:
     now: Int64
     has_session: Bools
     weight: Float32
+    note: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.now)
+
+    def take(self, rows: npt.NDArray[np.integer[Any]]) -> Suspects:
+        """These only, in this order."""
+        note = [self.note[row] for row in rows.tolist()] if self.note else ()
+        return Suspects(
+            self.key[rows],
+            self.service[rows],
+            self.piece[rows],
+            self.now[rows],
+            self.has_session[rows],
+            self.weight[rows],
+            note,
+        )
+
+    def rows(self, params: IncidentParams) -> Iterator[_Suspect]:
+        """One by one, as plain numbers."""
+        hold = np.where(self.has_session, params.session_hold_ms, params.service_hold_ms)
+        columns = (self.key, self.service, self.piece, self.now, hold, self.weight)
+        notes = self.note or itertools.repeat("", len(self))
+        return map(_Suspect, *(column.tolist() for column in columns), notes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Suspect:
+    key: int
+    service: int
+    piece: int
+    now: int
+    hold: int
+    weight: float
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,20 +111,20 @@ class Told:
         strength: all its weight together.
         revision: 0 for the first telling.
         origin: as the caller gave it for revision 0, to name the incident by; empty at revision 0 itself.
-        pieces: piece → weight, the strongest first.
+        pieces: piece → (weight, note), the strongest first.
     """
 
     at: int
     strength: float
     revision: int
     origin: str
-    pieces: dict[int, float]
+    pieces: dict[int, tuple[float, str]]
 
 
 @dataclass(slots=True)
 class _Group:
     service: int
-    pieces: dict[int, tuple[float, int]] = field(default_factory=dict)  # piece → (weight, now)
+    pieces: dict[int, tuple[float, int, str]] = field(default_factory=dict)  # piece → (weight, now, note)
     told: float = 0.0
     revision: int = -1
     origin: str = ""
@@ -101,7 +134,7 @@ class _Group:
 class Incidents:
     """The groups of a shard that have evidence at hand.
 
-    State: at most `max_groups` groups of `_PIECES` pieces, about 20 bytes each.
+    State: at most `max_groups` groups of `_PIECES` pieces, about 60 bytes each.
     """
 
     def __init__(self, params: IncidentParams) -> None:
@@ -113,26 +146,16 @@ class Incidents:
     def __len__(self) -> int:
         return len(self._groups)
 
-    def step(self, suspects: Suspects, threshold: float) -> list[Told]:
-        """Add some suspects; gives the incidents that are to be told, in order."""
+    def step(self, suspects: Suspects, threshold: float | npt.NDArray[np.float64]) -> list[Told]:
+        """Add some suspects; gives the incidents that are to be told, in order. The threshold is one for all, or one each."""
         told = []
-        columns = zip(
-            suspects.key.tolist(),
-            suspects.service.tolist(),
-            suspects.piece.tolist(),
-            suspects.now.tolist(),
-            suspects.has_session.tolist(),
-            suspects.weight.tolist(),
-            strict=True,
-        )
-        for at, (key, service, piece, now, has_session, weight) in enumerate(columns):
-            hold = self.params.session_hold_ms if has_session else self.params.service_hold_ms
-            strength, group = self._add(key, service, piece, now, hold, weight)
-            if strength >= threshold and strength >= 2 * group.told:
+        thresholds = np.broadcast_to(threshold, len(suspects)).tolist()
+        for at, one in enumerate(suspects.rows(self.params)):
+            strength, group = self._add(one)
+            if strength >= thresholds[at] and strength >= 2 * group.told:
                 group.told, group.revision = strength, group.revision + 1
-                pieces = {
-                    name: held for name, (held, _) in sorted(group.pieces.items(), key=lambda p: (-p[1][0], p[0]))
-                }
+                order = sorted(group.pieces.items(), key=lambda piece: (-piece[1][0], piece[0]))
+                pieces = {name: (weight, note) for name, (weight, _, note) in order}
                 told.append(Told(at, strength, group.revision, group.origin, pieces))
         return told
 
@@ -141,20 +164,22 @@ class Incidents:
         if key in self._groups:
             self._groups[key].origin = origin
 
-    def _add(self, key: int, service: int, piece: int, now: int, hold: int, weight: float) -> tuple[float, _Group]:
-        group = self._groups.get(key)
-        if group is None or now - group.touched_ms > hold:
+    def _add(self, one: _Suspect) -> tuple[float, _Group]:
+        group = self._groups.get(one.key)
+        if group is None or one.now - group.touched_ms > one.hold:
             if group is None and len(self._groups) >= self.params.max_groups:
                 self._make_room()
-            group = self._groups[key] = _Group(service)
-        group.pieces = {name: held for name, held in group.pieces.items() if now - held[1] <= hold}
-        before = group.pieces.get(piece, (0.0, now))[0]
-        group.pieces[piece] = (max(weight, before), now)
+            group = self._groups[one.key] = _Group(one.service)
+        group.pieces = {name: held for name, held in group.pieces.items() if one.now - held[1] <= one.hold}
+        weight, _, note = group.pieces.get(one.piece, (0.0, one.now, ""))
+        if one.weight >= weight:
+            weight, note = one.weight, one.note
+        group.pieces[one.piece] = (weight, one.now, note)
         if len(group.pieces) > _PIECES:
             del group.pieces[min(group.pieces, key=lambda name: (group.pieces[name][0], -name))]
-        group.touched_ms = max(group.touched_ms, now)
-        self._dirty.add(key)
-        return _strength(held for held, _ in group.pieces.values()), group
+        group.touched_ms = max(group.touched_ms, one.now)
+        self._dirty.add(one.key)
+        return _strength(held[0] for held in group.pieces.values()), group
 
     def _make_room(self) -> None:
         order = sorted(self._groups, key=lambda key: (self._groups[key].touched_ms, key))
@@ -164,12 +189,13 @@ class Incidents:
         self._dirty.update(gone)
         self.evicted += len(gone)
 
-    def expire(self, service: int, now: int) -> None:
-        """Free the groups of a service that no later line can touch: longer than both holds ago."""
-        horizon = now - max(self.params.session_hold_ms, self.params.service_hold_ms)
-        for key in [k for k, g in self._groups.items() if g.service == service and g.touched_ms < horizon]:
-            del self._groups[key]
-            self._dirty.add(key)
+    def expire(self, now: Mapping[int, int]) -> None:
+        """Free the groups that no later line of their service can touch: longer than both holds before its time; `now` is by service."""
+        hold = max(self.params.session_hold_ms, self.params.service_hold_ms)
+        for key, group in list(self._groups.items()):
+            if group.service in now and group.touched_ms < now[group.service] - hold:
+                del self._groups[key]
+                self._dirty.add(key)
 
     def drop(self, service: int) -> None:
         """Forget a service, by its key."""
@@ -214,7 +240,7 @@ class Incidents:
                 self._groups.pop(key, None)
                 continue
             service, pieces, told, revision, origin, touched_ms = row
-            held = {piece: (weight, now) for piece, weight, now in pieces}
+            held = {piece: (weight, now, note) for piece, weight, now, note in pieces}
             self._groups[key] = _Group(service, held, told, revision, origin, touched_ms)
 
     def check(self) -> None:
@@ -241,24 +267,15 @@ def peaks(suspects: Suspects, params: IncidentParams) -> npt.NDArray[np.float64]
     groups = replace(params, max_groups=1 << 40).build()
     found: list[tuple[int, int, int, float]] = []  # (service, strongest piece, when, strength)
     current: dict[int, tuple[_Group, int]] = {}  # key → its incident and where its peak is
-    columns: Sequence[Any] = (
-        suspects.key.tolist(),
-        suspects.service.tolist(),
-        suspects.piece.tolist(),
-        suspects.now.tolist(),
-        suspects.has_session.tolist(),
-        suspects.weight.tolist(),
-    )
-    for key, service, piece, now, has_session, weight in zip(*columns, strict=True):
-        hold = params.session_hold_ms if has_session else params.service_hold_ms
-        strength, group = groups._add(key, service, piece, now, hold, weight)
-        if key not in current or current[key][0] is not group:
-            current[key] = (group, len(found))
-            found.append((service, piece, now, strength))
-        at = current[key][1]
+    for one in suspects.rows(params):
+        strength, group = groups._add(one)
+        if one.key not in current or current[one.key][0] is not group:
+            current[one.key] = (group, len(found))
+            found.append((one.service, one.piece, one.now, strength))
+        at = current[one.key][1]
         if strength >= found[at][3]:
             strongest = min(group.pieces, key=lambda name: (-group.pieces[name][0], name))
-            found[at] = (service, strongest, found[at][2], strength)
+            found[at] = (one.service, strongest, found[at][2], strength)
     highest: list[float] = []
     last: tuple[int, int, int] | None = None
     for service, piece, now, strength in sorted(found):

@@ -14,6 +14,7 @@ from models.deeplog import FIRST_TEMPLATE, PADDING, UNKNOWN
 from models.detectors.contract import Evidence, Seen
 from models.detectors.registry import REGISTRY
 from models.fusion import Fusion, FusionParams
+from models.patterns import slots
 from models.reference import TemplateReference
 from models.templates import ShardTemplates, TemplateParams
 
@@ -51,6 +52,7 @@ class Judge:
         self.wait_ms = np.array(artefact.wait_ms, np.int64)
         self.fusion = Fusion(artefact.calibration, fusion, is_heavy=False)  # the heavy ones: second_opinion.py
         self._is_wide = [REGISTRY[name].is_service_wide for name in self.fusion.names]
+        self.slots = slots(self.fusion.names)
         self.detectors = {name: artefact.build(name) for name in self.fusion.names}
         self._classes = np.full(64, UNKNOWN, np.int32)
         self._known = 0

@@ -2,9 +2,10 @@
 
 ```
 Lines ─→ templates (Drain3) ─→ windows (by session) ─→ detectors of the service's model ─→ weights ─→ incidents ─→ anomalies
-              │                     │                       │                                           │    ranges of offsets scored and rejected
-              └── entries, statistics ── rows ──────────────┴── state ──────────────────────────────────┴──→ StateWrites:
+              │                     │                       │                              ▲            │    ranges of offsets scored and rejected
+              └── entries, statistics ── rows ──────────────┴── state ─────────────────────┼────────────┴──→ StateWrites:
                                                             template entries + one journal entry a batch, now and then a snapshot
+commands ─→ services: lives, what people said, the models in force ────────────────────────┘
 ```
 
 State is written as small upserts: a batch writes the template entries that are new or changed and one journal entry with the rows it
@@ -15,23 +16,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 
 from models.artefact import Artefact
+from models.control import Command
 from models.deeplog import UNKNOWN
-from models.detectors.contract import Ends, Seen
+from models.detectors.contract import Evidence
+from models.detectors.rows import Places
 from models.fusion import SUSPECT, FusionParams
 from models.incidents import Incidents, Suspects
 from models.judge import Judge, Judged
+from models.life import LifeParams
+from models.masking import mask, tokenise
 from models.packing import Lines
 from models.parameters import parameters, slug
+from models.patterns import collected
+from models.reference import TemplateReference
+from models.said import Find, Wanted
 from models.sections import join, split
+from models.services import Load, Services, no_store
 from models.templates import OVERFLOW_ID, ShardTemplates, TemplateParams, template_hex
 from models.training_buffer import SequenceBatch
+from models.under_way import Batch, Ear
 from models.verdicts import Origin, Piece, Place, Verdict, anomaly_id, render
 from models.windows import WindowParams, WindowStep, service_key
 
@@ -41,6 +51,7 @@ T = TypeVar("T", bound=np.generic)
 
 _MIN_SNAPSHOT_BYTES: Final = 1 << 18  # below this a snapshot is not worth its write
 _SHOWN: Final = 8  # pieces of evidence named in an anomaly
+_MOST_PATTERNS: Final = 64  # that one command can hold (models/control.py)
 
 
 Listen = Callable[[Judge, Suspects, npt.NDArray[np.float32], list[Place]], None]
@@ -55,6 +66,7 @@ class ShardParams:
         templates: how templates are mined.
         windows: length and bounds of the windows.
         fusion: which detectors vote, the budget of false alerts, what counts as one incident.
+        life: when a service goes from learning to shadow to live.
         is_unknown_anomalous: a template that the model has never seen may be an anomaly.
         has_sequences: template ids go to the training buffer.
         idle_ticks: calls of `tick` without a line after which a service's state is dropped.
@@ -64,6 +76,7 @@ class ShardParams:
     templates: TemplateParams = field(default_factory=TemplateParams)
     windows: WindowParams = field(default_factory=WindowParams)
     fusion: FusionParams = field(default_factory=FusionParams)
+    life: LifeParams = field(default_factory=LifeParams)
     is_unknown_anomalous: bool = True
     has_sequences: bool = False
     idle_ticks: int = 2_016
@@ -73,9 +86,10 @@ class ShardParams:
         models: Mapping[str, Artefact],
         entries: Iterable[bytes] = (),
         journal: Sequence[bytes] = (),
+        load: Load = no_store,
     ) -> Shard:
-        """A shard, empty or as its template entries and journal say."""
-        return Shard(self, models, entries, journal)
+        """A shard, empty or as its template entries and journal say; `load` brings models that are announced while the job runs."""
+        return Shard(self, models, entries, journal, load)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +150,10 @@ class Shard:
         models: Mapping[str, Artefact],
         entries: Iterable[bytes] = (),
         journal: Sequence[bytes] = (),
+        load: Load = no_store,
     ) -> None:
         self.params = params
-        self._artefacts = models
-        self._models: dict[str, Judge | None] = {}  # by service
-        self._loaded: dict[str, Judge] = {}  # by version
+        self.services = Services(params.life, params.templates, params.fusion, models, load)
         self.templates: ShardTemplates = params.templates.build(entries)
         self.windows = params.windows.build()
         self.incidents: Incidents = params.fusion.incidents.build()
@@ -148,34 +161,29 @@ class Shard:
         self._snapshot_bytes = 0
         self._idle: dict[str, int] = {}
         self.listen: Listen | None = None  # for evaluation: is told of all that any one detector finds odd
-        for entry in journal:
-            self._apply(entry)
-
-    def _apply(self, entry: bytes) -> None:
-        versions = {artefact.version: artefact for artefact in self._artefacts.values()}
-        for name, data in split(entry):
+        sections = [split(entry) for entry in journal]
+        for name, data in (section for entry in sections for section in entry):
             if name == "windows":
                 self.windows.apply(data)
             elif name == "statistics":
                 self.templates.apply(data)
             elif name == "incidents":
                 self.incidents.apply(data)
-            else:  # a detector's; what a model that is gone had kept means nothing to another one
-                detector, _, version = name.partition("@")
-                if version in versions:
-                    self._judge(versions[version]).apply({detector: data})
-        self._journal_bytes += len(entry)
+        self.services.restore(sections)
+        self._journal_bytes = sum(map(len, journal))
 
     # ---- one batch
 
     def step(self, lines: Lines) -> Step:
         """Judge one batch of lines."""
         for name in lines.services:
-            self._meet(name)
+            self._idle[name] = 0
         placed = self.templates.step(lines.texts, lines.text, lines.ts, lines.level)
         service = lines.service_of_text[lines.text]
+        lives = self._meet(lines, service)
         by_model = [
-            (model, rows, model.classes(self.templates)) for model, rows in self._rows_by_model(lines.services, service)
+            (model, rows, model.classes(self.templates))
+            for model, rows in self.services.by_model(lines.services, lives, service)
         ]
         wait_ms = np.full(len(lines), -1, np.int64)
         for model, rows, classes in by_model:
@@ -186,20 +194,23 @@ class Shard:
             self._place(lines, service, placed.seq, line) if line >= 0 else Place.from_bytes(note)
             for line, note in zip(seen.ended.line.tolist(), seen.ended.notes, strict=True)
         ]
-        batch = _Batch(
+        batch = Batch(
             lines,
             service,
             np.array([service_key(name) for name in lines.services], np.uint64),
             placed.seq,
             seen,
             places,
+            lives,
+            np.zeros(len(lines), np.bool_),
         )
         anomalies: list[tuple[int, str, bytes]] = []
         scored = 0
         for model, rows, classes in by_model:
-            ends = [at for at, place in enumerate(places) if self._models.get(place.service) is model]
+            ends = [at for at, place in enumerate(places) if self.services.judge_of(place.service) is model]
             anomalies += self._verdicts(model, classes, batch, rows, np.array(ends, np.int64))
             scored += len(rows)
+        self._count(lines, lives, [name for _, name, _ in anomalies])
         self._note(lines, service, placed.seq, seen, wait_ms)
         anomalies.sort(key=lambda found: found[0])
         ids = self.templates.ids
@@ -215,7 +226,7 @@ class Shard:
                 lines.topic,
                 lines.partition,
                 lines.offset,
-                ids[placed.seq],
+                np.where(batch.is_withheld, np.uint32(OVERFLOW_ID), ids[placed.seq]),
                 lines.group,
                 lines.ts,
                 [
@@ -231,40 +242,36 @@ class Shard:
             writes=self._writes(placed.changed, []),
         )
 
-    def _meet(self, service: str) -> None:
-        """Note that a service is alive; at its first line give it its model."""
-        self._idle[service] = 0
-        if service in self._models:
-            return
-        artefact = self._artefacts.get(service) or self._artefacts.get("default")
-        if artefact is None:
-            self._models[service] = None
-            return
-        self._models[service] = self._judge(artefact)
+    def _meet(self, lines: Lines, service: I32) -> Places:
+        """Count a batch's lines by service and give each service its model; gives the rows of their lives."""
+        count = len(lines.services)
+        now = np.zeros(count, np.int64)
+        np.maximum.at(now, service, lines.ts)
+        return self.services.meet(lines.services, np.bincount(service, minlength=count), now)
 
-    def _judge(self, artefact: Artefact) -> Judge:
-        if artefact.version not in self._loaded:
-            fusion = replace(self.params.fusion, shares=len(self._artefacts))
-            self._loaded[artefact.version] = Judge(artefact, self.params.templates, fusion)
-        return self._loaded[artefact.version]
-
-    def _rows_by_model(self, services: list[str], service: I32) -> Iterable[tuple[Judge, npt.NDArray[np.int64]]]:
-        models = [self._models[name] for name in services]
-        distinct = list({id(model): model for model in models if model is not None}.values())
-        for model in distinct:
-            uses = np.array([candidate is model for candidate in models])
-            yield model, np.flatnonzero(uses[service])
+    def _count(self, lines: Lines, lives: Places, told: Sequence[str]) -> None:
+        if told:
+            at = {name: row for row, name in enumerate(lines.services)}
+            mine = [at[name] for name in told if name in at]
+            self.services.lives.told(lives, np.bincount(mine, minlength=len(lives)))
 
     def _verdicts(
-        self, model: Judge, classes: I32, batch: _Batch, rows: I64, ends: I64
+        self, model: Judge, classes: I32, batch: Batch, rows: I64, ends: I64
     ) -> Iterator[tuple[int, str, bytes]]:
         """The anomalies among the lines, and the ended sessions, of one model, as (line, service, JSON)."""
         judged = model.step(batch.shown(classes, rows, ends))
+        is_live = self.services.lives.judge(
+            batch.lives, batch.service[rows], judged.seen.code == UNKNOWN, judged.seen.now
+        )
         ids = self.templates.ids[batch.seq[rows]]
         is_mute = (ids == OVERFLOW_ID) | ((judged.seen.code == UNKNOWN) & (not self.params.is_unknown_anomalous))
         judged.line_weight[:, is_mute] = 0
         if self.listen is not None:
             self._tell(self.listen, model, judged, is_mute, batch, rows, ends)
+        ear = Ear(self.services, self.templates.ids, model, classes, judged, batch, rows, ends)
+        ear.silence()
+        wanted = ear.want()
+        batch.is_withheld[rows[judged.line_weight.max(axis=0) >= SUSPECT]] = True
         about, lines = batch.suspects(
             judged,
             rows,
@@ -272,12 +279,14 @@ class Shard:
             np.flatnonzero(judged.line_weight.max(axis=0) >= SUSPECT),
             np.flatnonzero(judged.end_weight.max(axis=0) >= SUSPECT),
         )
+        about = replace(about, note=[ear.note(at, is_end=is_end) for at, is_end in lines])
         weight = np.array(
             [(judged.end_weight if is_end else judged.line_weight)[:, at] for at, is_end in lines], np.float32
         )
         suspects, which, is_wide = model.fusion.suspects(weight.reshape(len(lines), 2).T, about)
+        threshold = ear.thresholds(suspects.service)
         named: dict[int, str] = {}  # incidents first told in this batch
-        for told in self.incidents.step(suspects, model.fusion.threshold):
+        for told in self.incidents.step(suspects, threshold):
             at, is_end = lines[int(which[told.at])]
             kind = "rate" if is_wide[told.at] else "end" if is_end else "line"
             line = int(batch.seen.ended.line[ends[at]] if is_end else rows[at])
@@ -289,17 +298,23 @@ class Shard:
                 named[key] = anomaly_id(self.params.cluster, place.origin, "" if kind == "line" else kind)
                 self.incidents.name(key, named[key])
             window = (batch.seen.ended.windows[int(ends[at])] if is_end else batch.seen.windows[line]).tolist()
+            why = wanted.get(at) if kind == "line" else None
+            reasons = model.reasons(judged, at, is_end=is_end, is_wide=kind == "rate")
             verdict = Verdict(
                 anomaly_id=named.get(key, told.origin),
                 revision=told.revision,
                 kind=kind,
+                is_live=self.services.is_live(place.service) if is_end else bool(is_live[at]),
                 is_late=not is_end and bool(judged.seen.is_late[at]),
                 strength=told.strength,
-                threshold=model.fusion.threshold,
+                threshold=float(threshold[told.at]),
                 false_per_day=model.fusion.false_per_day(told.strength),
                 votes=model.votes(judged, at, is_end=is_end),
-                reasons=model.reasons(judged, at, is_end=is_end, is_wide=kind == "rate"),
-                pieces=self._pieces(told.pieces),
+                reasons=reasons if why is None else [_as_wanted(why), *reasons],
+                pieces=self._pieces({piece: weight for piece, (weight, _) in told.pieces.items()}),
+                patterns=collected(
+                    (text for _, text in told.pieces.values()), is_rate=kind == "rate", most=_MOST_PATTERNS
+                ),
                 model_version=model.version,
             )
             yield line, place.service, self._render(model, place, verdict, window)
@@ -310,7 +325,7 @@ class Shard:
         model: Judge,
         judged: Judged,
         is_mute: npt.NDArray[np.bool_],
-        batch: _Batch,
+        batch: Batch,
         rows: I64,
         ends: I64,
     ) -> None:
@@ -427,112 +442,58 @@ class Shard:
         else:
             rows = (windows.touched(), templates.touched(), incidents.touched())
         found = list(zip(("windows", "statistics", "incidents"), rows, strict=True))
-        for version, judge in self._loaded.items():
-            state = judge.to_bytes() if is_snapshot else judge.touched()
-            found += [(f"{name}@{version}", data) for name, data in state.items()]
-        return found
+        return found + self.services.sections(is_snapshot=is_snapshot)
 
     def tick(self) -> StateWrites:
         """Free what no verdict can see any more: sessions beyond twice the gap, services idle for `idle_ticks` ticks."""
         self.windows.expire()
-        for service in self._idle:
-            newest, judge = self.windows.newest(service), self._models.get(service)
-            if newest is not None:
-                # The end of a session counts at its newest line, which may be as old as the longest wait.
-                wait = 0 if judge is None else max(0, int(judge.wait_ms.max()))
-                self.incidents.expire(service_key(service), newest - wait)
+        self.incidents.expire(
+            {service_key(name): now for name in self._idle if (now := self._settled(name)) is not None}
+        )
         dropped: list[str] = []
         for service in [name for name, ticks in self._idle.items() if ticks >= self.params.idle_ticks]:
             dropped += self.templates.drop(service)
             self.windows.drop(service)
             self.incidents.drop(service_key(service))
-            judge = self._models.get(service)
-            if judge is not None:
-                judge.drop(service_key(service))
+            self.services.drop(service)
             del self._idle[service]
-            self._models.pop(service, None)
         for service in self._idle:
             self._idle[service] += 1
         self._journal_bytes = 1 << 62  # a snapshot leaves out what was freed
         return self._writes([], dropped)
 
+    def _settled(self, service: str) -> int | None:
+        """The event time before which nothing of a service comes any more; None where it has no lines."""
+        newest, judge = self.windows.newest(service), self.services.judge_of(service)
+        # The end of a session counts at its newest line, which may be as old as the longest wait.
+        wait = 0 if judge is None else max(0, int(judge.wait_ms.max()))
+        return None if newest is None else newest - wait
 
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """A batch on its way through `Shard.step`."""
+    # ---- commands
 
-    lines: Lines
-    service: I32
-    service_keys: npt.NDArray[np.uint64]
-    seq: I32
-    seen: WindowStep
-    places: Sequence[Place]
+    def obey(self, command: Command) -> StateWrites:
+        """Let a command act on its service; gives what to write."""
+        self.services.obey(command, self._idle, self._find)
+        return self._writes([], [])
 
-    def shown(self, classes: I32, rows: I64, ends: I64) -> Seen:
-        """The lines and ends of one model, as its detectors see them."""
-        lines, seen, ended = self.lines, self.seen, self.seen.ended
-        is_all = len(rows) == len(lines)
+    def statuses(self, at_ms: int, *, is_full: bool) -> list[tuple[str, bytes]]:
+        """What is said of services, as (service, JSON): of those with news since the last call, or of all that are not idle."""
+        return self.services.statuses(list(self._idle) if is_full else None, self.templates.size_of, at_ms)
 
-        def of(column: npt.NDArray[T]) -> npt.NDArray[T]:
-            return column if is_all else column[rows]
+    def _find(self, service: str) -> Find:
+        """From a message to the id of its template among those of a service."""
+        masking = self.params.templates.masking
 
-        return Seen(
-            code=classes[of(self.seq)],
-            windows=classes[of(seen.windows)],
-            seq=of(self.seq),
-            ts=of(lines.ts),
-            now=of(seen.now),
-            level=of(lines.level),
-            key=of(lines.group),
-            service=self.service_keys[of(self.service)],
-            has_session=of(lines.session) >= 0,
-            is_late=of(seen.is_late),
-            text=of(lines.text),
-            texts=_Texts(lines.texts),
-            message=lines.messages if is_all else lines.messages.take(rows),
-            ends=Ends(classes[ended.windows[ends]], ended.key[ends], ended.ts[ends]),
-        )
+        def find(message: str) -> int | None:
+            reference = TemplateReference(self.templates.export(service), self.params.templates)
+            return reference.match(tokenise(mask([message], masking).to_list(), masking)[0])
 
-    def suspects(
-        self, judged: Judged, rows: I64, ends: I64, line: I64, end: I64
-    ) -> tuple[Suspects, list[tuple[int, bool]]]:
-        """Some of a model's lines and ends in source order; and for each its place among these and whether it is an end."""
-        ended = self.seen.ended
-        which = ends[end]
-        where = np.concatenate((2 * rows[line], 2 * ended.line[which].astype(np.int64) + 1))
-        order = np.lexsort((np.concatenate((self.lines.group[rows[line]], ended.key[which])), where))
-        service = np.concatenate(
-            (
-                judged.seen.service[line],
-                np.array([service_key(self.places[at].service) for at in which.tolist()], np.uint64),
-            )
-        )
-        last = np.array([self.places[at].seq for at in which.tolist()], np.int64)
-        found = Suspects(
-            key=np.concatenate((judged.seen.key[line], ended.key[which]))[order],
-            service=service[order],
-            piece=np.concatenate((judged.seen.seq[line], -1 - last)).astype(np.int32)[order],
-            now=np.concatenate((judged.seen.now[line], ended.ts[which]))[order],
-            has_session=np.concatenate((judged.seen.has_session[line], np.ones(len(end), np.bool_)))[order],
-            weight=np.zeros(len(order), np.float32),
-        )
-        origin = [(at, False) for at in line.tolist()] + [(at, True) for at in end.tolist()]
-        return found, [origin[at] for at in order.tolist()]
+        return find
 
 
-class _Texts(Sequence[str]):
-    """The masked texts without their service, cut when asked for: most detectors never do."""
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self._texts = texts
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            return [text.partition("\0")[2] for text in self._texts[at]]
-        return self._texts[at].partition("\0")[2]
+def _as_wanted(one: Wanted) -> Evidence:
+    """Why a line is told that a person has asked for."""
+    return Evidence(f"{one.by} wants to be told of such lines" + (f": {one.why}." if one.why else "."))
 
 
 def _account(lines: Lines) -> bytes:

@@ -324,6 +324,10 @@ class ShardTemplates:
 
     # ---- catalogue
 
+    def size_of(self, service: str) -> int:
+        """The number of templates of a service."""
+        return len(self._services[service].ids) if service in self._services else 0
+
     def export(self, service: str) -> list[dict[str, Any]]:
         """The templates of a service as JSON values, in order of creation: what a model artefact keeps, and `seed` takes."""
         seqs = sorted(self._services[service].ids.values()) if service in self._services else []

@@ -100,17 +100,20 @@ class Verdict:
 
     Attributes:
         anomaly_id, revision: a later revision of one id says that the incident has grown; they count the tellings.
+        is_live: it wakes people; else its service is in shadow.
         kind: of the `line`; of nothing coming after it (`end` of its session); of how often such lines come in its service (`rate`).
         strength, threshold: of the incident's evidence, and from which on it is told.
         false_per_day: incidents of normal lines a day that would be as strong.
         votes: evidence by detector, −log10 of how seldom a normal line scores so.
         reasons: of the strongest detectors.
         pieces: the incident's evidence, the strongest first.
+        patterns: what its repeats have in common with it (models/patterns.py).
     """
 
     anomaly_id: str
     revision: int
     kind: str
+    is_live: bool
     is_late: bool
     strength: float
     threshold: float
@@ -118,6 +121,7 @@ class Verdict:
     votes: Mapping[str, float]
     reasons: Sequence[Evidence]
     pieces: Sequence[Piece]
+    patterns: Sequence[Mapping[str, Any]]
     model_version: str
 
     @property
@@ -179,7 +183,7 @@ def render(
             "anomaly_id": verdict.anomaly_id,
             "revision": REVISIONS * verdict.revision,
             "status": "strengthened" if verdict.revision else "new",
-            "mode": "live",
+            "mode": "live" if verdict.is_live else "shadow",
             "kind": verdict.kind,
             "is_late": verdict.is_late,
             "ts": place.ts,
@@ -196,6 +200,7 @@ def render(
             "false_per_day": float(f"{verdict.false_per_day:.3g}"),
             "detectors": verdict.votes,
             "evidence": [piece.to_dict() for piece in verdict.pieces],
+            "patterns": verdict.patterns,
             "template_id": template_hex(template_id),
             "template": template,
             "slug": slug,

@@ -82,7 +82,7 @@ def run(model: Path, *, forgets: bool) -> None:
         artefact.REGISTRY = {**artefact.REGISTRY, **bounded}  # type: ignore[misc]
     else:
         SessionWindows.expire = lambda self: 0  # type: ignore[method-assign]
-        Incidents.expire = lambda self, service, now: None  # type: ignore[method-assign]
+        Incidents.expire = lambda self, now: None  # type: ignore[method-assign]
     params = ShardParams(
         templates=TemplateParams(memo_texts=MEMO_TEXTS if forgets else ALL_TEXTS, masking=MASKING),
         windows=WindowParams(session_gap_ms=GAP_MS),

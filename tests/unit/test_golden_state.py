@@ -77,7 +77,7 @@ def test_templates_numbers_and_counts_come_back() -> None:
 
 
 def _detectors(shard: Shard) -> list[Any]:
-    return [detector for judge in shard._loaded.values() for detector in judge.detectors.values()]
+    return [detector for judge in shard.services.judges.values() for detector in judge.detectors.values()]
 
 
 def test_every_part_of_the_state_is_among_the_kept_bytes() -> None:

@@ -2,109 +2,31 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import numpy as np
 import orjson
 import pytest
 
-from models.artefact import Artefact
-from models.batch import BatchParams
-from models.conformal import NormalScores
 from models.fusion import FusionParams
 from models.incidents import IncidentParams
-from models.packing import unpack
-from models.parsing import Raw
 from models.sections import join, split
-from models.shard import Shard, ShardParams, Step
-from models.train import TrainParams, train
+from models.shard import Shard, ShardParams
 from models.verdicts import REVISIONS
-from models.windows import WindowParams
-from tests.unit.shop_model import QUICK_FIT
+from tests.unit.shard_cases import DETECTORS, ODD, PARAMS, STEPS, artefact, line, models, odd_values, steps
 
 ROOT = Path(__file__).parents[2]
-GAP_MS = 60_000
-WINDOWS = WindowParams(length=4, session_gap_ms=GAP_MS, max_sessions=50)
-#: Nearly everything odd is told.
-PARAMS = ShardParams(cluster="test", windows=WINDOWS, fusion=FusionParams(budget_per_day=10_000))
-DETECTORS = ("deeplog", "novelty", "ngram", "count", "frequency", "workflow")
-STEPS = ("opened cart for user {}", "added item {} to cart", "priced cart at {} cents", "closed cart of user {}")
-ODD = ("segmentation fault in worker", "a fuse blew somewhere", "no route is left", "watchdog bit twice today", "lost")
-
 Told = dict[tuple[str, int], dict[str, Any]]
-
-
-def _line(ts: int, text: str, service: str = "cart", session: str | None = None) -> bytes:
-    record = {"@timestamp": 1_700_000_000_000 + ts, "service": service, "level": "INFO", "message": text}
-    return orjson.dumps(record if session is None else {**record, "session": session})
-
-
-def _values(count: int = 120) -> list[bytes]:
-    """Lines of two services: walks through four steps in sessions, with jumps, a new template and sessions that just stop.
-
-    After them one service has only one step left, for a minute and a half.
-    """
-    rng = np.random.default_rng(3)
-    lines = []
-    for number in range(count):
-        session, step = number // 4 % 9, int(rng.integers(0, 4)) if rng.random() < 0.2 else number % 4
-        text = STEPS[step].format(int(rng.integers(1, 9_999)))
-        if number in (50, 90):
-            text = ODD[0]
-        service = "cart" if session % 2 else "mail"
-        lines.append(_line(number * 700, text, service, f"s-{session}" if session else None))
-    lines[30] = b"[1, 2"
-    lines[31] = b""
-    late = [(90_000 + number * 4_500, STEPS[0].format(number + 1), "mail", f"t-{number}") for number in range(20)]
-    return lines + [_line(*fields) for fields in late]
-
-
-def _raw(values: Sequence[bytes], first: int) -> Raw:
-    count = len(values)
-    return Raw(
-        values=list(values),
-        topic="logs",
-        partition=np.zeros(count, np.int32),
-        offset=np.arange(first, first + count, dtype=np.int64),
-        timestamp_ms=np.full(count, 1_700_000_000_000, np.int64),
-    )
-
-
-@functools.cache
-def _artefact() -> Artefact:
-    """A model of sessions that go through the four steps; in weeks, it says, no template stayed away for long."""
-    rng = np.random.default_rng(1)
-    lines = [
-        (number * 2_000 + at * 700 + int(rng.integers(0, 200)), text, "cart" if number % 2 else "mail", f"n-{number}")
-        for number in range(120)
-        for at, text in enumerate(STEPS)
-    ]
-    values = [_line(ts, text.format(ts % 9_999 + 1), service, session) for ts, text, service, session in sorted(lines)]
-    params = TrainParams(detectors=DETECTORS, fit=QUICK_FIT, windows=WINDOWS, min_lines=200)
-    artefact = train([_raw(values, 0)], None, params, default=True).artefacts["default"]
-    calm = {**artefact.calibration.line, "frequency": NormalScores.of(np.zeros(10_000))}
-    return replace(artefact, calibration=replace(artefact.calibration, line=calm))
-
-
-def _models() -> dict[str, Artefact]:
-    return {"default": _artefact()}
-
-
-def _steps(shard: Shard, values: Sequence[bytes], first: int = 0) -> Iterator[Step]:
-    for _, blob in BatchParams(shards=1).build().step(_raw(values, first)):
-        yield shard.step(unpack(blob))
 
 
 def _drop_memos(shard: Shard) -> None:
     shard.templates.drop_memo()
-    for judge in shard._loaded.values():
+    for judge in shard.services.judges.values():
         judge.detectors["deeplog"].scorer.drop_memo()
 
 
@@ -118,18 +40,18 @@ def _run(
     values: Sequence[bytes] = (),
 ) -> tuple[list[bytes], list[bytes], Shard]:
     """Anomalies and rejects of all lines in batches of `size`, with restores from the written state, and ticks, on the way."""
-    shard = params.build(_models())
+    shard = params.build(models())
     entries: dict[str, bytes] = {}
     journal: list[bytes] = []
     anomalies: list[bytes] = []
     rejects: list[bytes] = []
-    values = values or _values()
+    values = values or odd_values()
     for number, first in enumerate(range(0, len(values), size)):
         if restore_every and number and number % restore_every == 0:
-            shard = params.build(_models(), entries.values(), journal)
+            shard = params.build(models(), entries.values(), journal)
         if drop_memos:
             _drop_memos(shard)
-        for step in _steps(shard, values[first : first + size], first):
+        for step in steps(shard, values[first : first + size], first):
             anomalies += [anomaly for _, anomaly in step.anomalies]
             rejects += [reject for _, reject in step.rejects]
             writes = [step.writes]
@@ -162,7 +84,7 @@ def test_what_the_cuts_are_tried_on_has_every_kind_of_anomaly(whole) -> None:
     assert {anomaly["service"] for anomaly in told.values()} > {"cart", "mail"}
     strongest = {max(anomaly["detectors"], key=anomaly["detectors"].get) for anomaly in told.values()}
     assert len(strongest) > 1
-    assert set(_artefact().learned) == set(DETECTORS)
+    assert set(artefact().learned) == set(DETECTORS)
 
 
 @pytest.mark.parametrize(("size", "restore_every"), [(1, 0), (7, 0), (7, 1), (23, 2)])
@@ -175,7 +97,7 @@ def test_the_cut_into_batches_and_restores_change_no_anomaly(whole, size: int, r
 
 
 def _detectors(shard: Shard) -> list[Any]:
-    return [detector for judge in shard._loaded.values() for detector in judge.detectors.values()]
+    return [detector for judge in shard.services.judges.values() for detector in judge.detectors.values()]
 
 
 def test_dropping_every_memo_changes_no_anomaly(whole) -> None:
@@ -197,39 +119,39 @@ def test_when_memory_is_freed_changes_no_anomaly(restore_every: int) -> None:
 
 @pytest.mark.parametrize("lost", ["windows", "incidents", "count"])
 def test_anomalies_hang_on_every_section_of_the_state(whole, lost: str) -> None:
-    values, half = _values(), 60
-    shard = PARAMS.build(_models())
-    (step,) = _steps(shard, values[:half])
+    values, half = odd_values(), 60
+    shard = PARAMS.build(models())
+    (step,) = steps(shard, values[:half])
     sections = split(step.writes.journal)
     assert any(name.partition("@")[0] == lost for name, _ in sections)
     kept = join([(name, data) for name, data in sections if name.partition("@")[0] != lost])
     entries = [entry for _, entry in step.writes.entries]
-    expected = _by_id([blob for one in _steps(shard, values[half:], half) for _, blob in one.anomalies])
-    forgetful = PARAMS.build(_models(), entries, [kept])
-    assert _by_id([blob for one in _steps(forgetful, values[half:], half) for _, blob in one.anomalies]) != expected
+    expected = _by_id([blob for one in steps(shard, values[half:], half) for _, blob in one.anomalies])
+    forgetful = PARAMS.build(models(), entries, [kept])
+    assert _by_id([blob for one in steps(forgetful, values[half:], half) for _, blob in one.anomalies]) != expected
 
 
 def test_the_state_of_a_detector_that_is_off_now_and_of_a_model_that_is_gone_is_left_out() -> None:
-    shard = PARAMS.build(_models())
-    (step,) = _steps(shard, _values())
+    shard = PARAMS.build(models())
+    (step,) = steps(shard, odd_values())
     names = {name for name, _ in split(step.writes.journal)}
-    version = _artefact().version
+    version = artefact().version
     assert {"windows", "statistics", "incidents", f"count@{version}"} <= names
     entries = [entry for _, entry in step.writes.entries]
-    odd = [_line(90_000 + at * 300, text, session="odd") for at, text in enumerate(ODD)]
+    odd = [line(90_000 + at * 300, text, session="odd") for at, text in enumerate(ODD)]
     fewer = replace(PARAMS, fusion=FusionParams(10_000, detectors=("novelty", "ngram")))
-    (later,) = _steps(fewer.build(_models(), entries, [step.writes.journal]), odd, 120)
+    (later,) = steps(fewer.build(models(), entries, [step.writes.journal]), odd, 120)
     assert later.anomalies
     assert not {name for name, _ in split(later.writes.journal)} & {f"count@{version}", f"frequency@{version}"}
     gone = PARAMS.build({}, entries, [step.writes.journal])
-    assert not gone._loaded
+    assert not gone.services.judges
     assert len(gone.windows) == len(shard.windows)
 
 
 def test_state_of_another_version_is_refused() -> None:
-    (step,) = _steps(PARAMS.build(_models()), _values())
+    (step,) = steps(PARAMS.build(models()), odd_values())
     with pytest.raises(ValueError, match=r"version 1.*CHANGELOG"):
-        PARAMS.build(_models(), (), [b"\x01" + step.writes.journal[1:]])
+        PARAMS.build(models(), (), [b"\x01" + step.writes.journal[1:]])
 
 
 # -- what is told ----------------------------------------------------------------------------------------------------
@@ -278,8 +200,8 @@ def _told(lines: Sequence[bytes], size: int = 1_000, **fusion: Any) -> list[dict
 
 @pytest.mark.parametrize("size", [1, 1_000])
 def test_an_incident_that_doubles_is_told_again_under_its_id(size: int) -> None:
-    start = [_line(at * 700, text.format(5), session="a") for at, text in enumerate(STEPS[:2])]
-    told = _told([*start, *(_line(2_000 + at * 300, text, session="a") for at, text in enumerate(ODD))], size)
+    start = [line(at * 700, text.format(5), session="a") for at, text in enumerate(STEPS[:2])]
+    told = _told([*start, *(line(2_000 + at * 300, text, session="a") for at, text in enumerate(ODD))], size)
     assert len(told) > 1
     assert len({anomaly["anomaly_id"] for anomaly in told}) == 1
     assert [anomaly["revision"] for anomaly in told] == list(range(0, len(told) * REVISIONS, REVISIONS))
@@ -292,11 +214,11 @@ def test_an_incident_that_doubles_is_told_again_under_its_id(size: int) -> None:
 
 
 def test_equal_lines_again_and_again_are_told_once() -> None:
-    start = [_line(at * 700, text.format(5), session="a") for at, text in enumerate(STEPS[:2])]
-    again = [_line(2_000 + at * 300, ODD[0], session="a") for at in range(40)]
+    start = [line(at * 700, text.format(5), session="a") for at, text in enumerate(STEPS[:2])]
+    again = [line(2_000 + at * 300, ODD[0], session="a") for at in range(40)]
     told = _told([*start, *again], detectors=("novelty", "ngram"))
     assert [(anomaly["source"]["offset"], anomaly["revision"]) for anomaly in told] == [(2, 0)]
-    other = [_line(2_000 + at * 300, ODD[0], session=f"a-{at}") for at in range(3)]
+    other = [line(2_000 + at * 300, ODD[0], session=f"a-{at}") for at in range(3)]
     assert len({anomaly["anomaly_id"] for anomaly in _told(other)}) == 3
 
 
@@ -305,7 +227,7 @@ def test_after_the_hold_it_is_a_new_incident(size: int) -> None:
     brief = IncidentParams(session_hold_ms=5_000)
 
     def told(pause_ms: int) -> list[dict[str, Any]]:
-        lines = [_line(0, ODD[0], session="a"), _line(pause_ms, ODD[0], session="a")]
+        lines = [line(0, ODD[0], session="a"), line(pause_ms, ODD[0], session="a")]
         return _told(lines, size, detectors=("novelty", "ngram"), incidents=brief)
 
     assert [anomaly["source"]["offset"] for anomaly in told(5_000)] == [0]
@@ -316,21 +238,21 @@ def test_after_the_hold_it_is_a_new_incident(size: int) -> None:
 
 
 def test_lines_without_a_session_add_up_in_their_service() -> None:
-    told = _told([_line(at * 300, text) for at, text in enumerate(ODD)])
+    told = _told([line(at * 300, text) for at, text in enumerate(ODD)])
     assert len(told) > 1
     assert len({anomaly["anomaly_id"] for anomaly in told}) == 1
-    apart = _told([_line(at * 300, text, service=f"cart-{at}") for at, text in enumerate(ODD)])
+    apart = _told([line(at * 300, text, service=f"cart-{at}") for at, text in enumerate(ODD)])
     most, alone = (max((len(anomaly["evidence"]) for anomaly in found), default=1) for found in (told, apart))
     assert most > alone == 1
 
 
 def test_a_budget_below_all_else_tells_less(whole) -> None:
-    strict = _told(_values(), budget_per_day=1e-6)
+    strict = _told(odd_values(), budget_per_day=1e-6)
     assert len(strict) < len(whole[0])
 
 
 def test_templates_that_are_new_to_the_model_may_be_no_anomaly() -> None:
-    lines = [_line(at * 300, text, session="a") for at, text in enumerate(ODD)]
+    lines = [line(at * 300, text, session="a") for at, text in enumerate(ODD)]
     params = replace(PARAMS, is_unknown_anomalous=False)
     assert _told(lines)
     assert not _run(1_000, params=params, values=lines)[0]
@@ -342,7 +264,7 @@ def test_templates_that_are_new_to_the_model_may_be_no_anomaly() -> None:
 def test_rejects_carry_their_origin_and_every_offset_is_accounted_for(whole) -> None:
     rejects = [orjson.loads(reject) for reject in whole[1]]
     assert [(reject["offset"], reject["reason"]) for reject in rejects] == [(31, "empty")]
-    (step,) = _steps(PARAMS.build({}), _values())
+    (step,) = steps(PARAMS.build({}), odd_values())
     account = orjson.loads(step.ranges)
     scored = {at for first, last in account["accounts"][0]["scored"] for at in range(first, last + 1)}
     rejected = {offset for _, _, offset, _ in account["rejected"]}
@@ -351,15 +273,15 @@ def test_rejects_carry_their_origin_and_every_offset_is_accounted_for(whole) -> 
 
 
 def test_without_a_model_templates_are_learned_and_nothing_is_reported() -> None:
-    (step,) = _steps(PARAMS.build({}), _values())
+    (step,) = steps(PARAMS.build({}), odd_values())
     assert not step.anomalies
     assert step.unmodelled == 139
     assert {orjson.loads(entry)["template"] for _, entry in step.catalogue} > {"opened cart for user <num>"}
 
 
 def test_quiet_services_leave_no_state_behind() -> None:
-    shard = replace(PARAMS, idle_ticks=2).build(_models())
-    (step,) = _steps(shard, _values())
+    shard = replace(PARAMS, idle_ticks=2).build(models())
+    (step,) = steps(shard, odd_values())
     entries = {key for key, _ in step.writes.entries}
     assert len(shard.incidents) > 0
     dropped: set[str] = set()

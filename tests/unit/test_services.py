@@ -1,0 +1,303 @@
+"""Commands in a running shard: what people say holds at once, survives a restore, is undone by an undo and by nothing older."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+import pytest
+
+from models.artefact import Artefact
+from models.control import Feedback, Pattern, Release, SetBudget, SetMode, SetModel, Undo, read_command
+from models.errors import ArtefactError, RecordError
+from models.life import LifeParams
+from models.shard import Shard, ShardParams
+from models.training_buffer import Sequence as BufferedSequence
+from tests.unit.shard_cases import ODD, PARAMS, STEPS, artefact, line, steps
+
+GRADUAL = dataclasses.replace(PARAMS, life=LifeParams(is_gradual=True, block=8), has_sequences=True)
+
+
+class Job:
+    """A shard with its state as the operator keeps it; `restart` builds it anew from that."""
+
+    def __init__(self, params: ShardParams = PARAMS, models: dict[str, Artefact] | None = None) -> None:
+        self.params = params
+        self.models = {"default": artefact()} if models is None else models
+        self.store: dict[tuple[str, str], Artefact] = {}
+        self.entries: dict[str, bytes] = {}
+        self.journal: list[bytes] = []
+        self.offset = 0
+        self.commands = 0
+        self.withheld: list[bool] = []
+        self.restart()
+
+    def load(self, service: str, version: str) -> Artefact:
+        try:
+            return self.store[service, version]
+        except KeyError:
+            raise ArtefactError(f"{version} of {service} is not in the store") from None
+
+    def restart(self) -> None:
+        self.shard: Shard = self.params.build(self.models, self.entries.values(), self.journal, self.load)
+
+    def _write(self, writes: Any) -> None:
+        self.entries.update(writes.entries)
+        self.journal = [writes.journal] if writes.is_snapshot else [*self.journal, writes.journal]
+
+    def read(self, values: Sequence[bytes], size: int = 1_000) -> list[dict[str, Any]]:
+        """The anomalies of some lines."""
+        found = []
+        for first in range(0, len(values), size):
+            part = values[first : first + size]
+            for step in steps(self.shard, part, self.offset):
+                self._write(step.writes)
+                found += [orjson.loads(blob) for _, blob in step.anomalies]
+                if step.sequences is not None:
+                    for one in step.sequences.sequences:
+                        sequence = BufferedSequence.unpack(one.service, one.topic, one.partition, one.packed)
+                        self.withheld += (sequence.template_ids == 0).tolist()
+            self.offset += len(part)
+        return found
+
+    def say(self, kind: Any, service: str = "cart", version: int | None = None, **fields: Any) -> str:
+        """Send a command; gives its id."""
+        self.commands += 1
+        command_id = fields.pop("command_id", f"c{self.commands}")
+        command = kind(
+            command_id=command_id,
+            version=self.commands if version is None else version,
+            service=service,
+            by="ada",
+            **fields,
+        )
+        self._write(self.shard.obey(read_command(command.to_bytes())))
+        return command_id
+
+    def status(self, service: str = "cart") -> dict[str, Any]:
+        statuses = dict(self.shard.statuses(7, is_full=True))
+        return orjson.loads(statuses[service])
+
+    def answer(self, command_id: str, service: str = "cart") -> dict[str, Any]:
+        return self.status(service)["commands"][command_id]
+
+
+def walks(first: int, count: int, odd: Sequence[str] = (), service: str = "cart") -> list[bytes]:
+    """Sessions through the four steps, each with the odd lines after its second step."""
+    lines = []
+    for number in range(first, first + count):
+        texts = [*STEPS[:2], *odd, *STEPS[2:]]
+        lines += [
+            line(number * 20_000 + at * 700, text.format(number + 1), service, f"w-{number}")
+            for at, text in enumerate(texts)
+        ]
+    return lines
+
+
+def patterns_of(anomalies: Iterable[dict[str, Any]]) -> tuple[Pattern, ...]:
+    found = {one["pattern"]: one["level"] for anomaly in anomalies for one in anomaly["patterns"]}
+    return tuple(Pattern(pattern=name, level=level) for name, level in found.items())
+
+
+def say_normal(job: Job, anomalies: Sequence[dict[str, Any]], **fields: Any) -> str:
+    last = anomalies[-1]
+    fields = {"label": "normal", "anomaly_id": last["anomaly_id"], "patterns": patterns_of(anomalies), **fields}
+    return job.say(Feedback, **fields)
+
+
+@pytest.fixture
+def job() -> Job:
+    job = Job()
+    assert not job.read(walks(0, 10))
+    return job
+
+
+# -- feedback --------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_called_normal_is_told_no_more_and_an_undo_brings_it_back(job: Job) -> None:
+    told = job.read(walks(10, 1, ODD[:1]))
+    assert told
+    assert all(anomaly["patterns"] for anomaly in told)
+    command = say_normal(job, told)
+    assert job.answer(command)["is_obeyed"]
+    assert not job.read(walks(11, 5, ODD[:1]))
+    job.restart()
+    assert not job.read(walks(16, 5, ODD[:1]))
+    assert job.read(walks(21, 1, ODD[1:2])), "another line is another matter"
+    job.say(Undo, target=command)
+    assert job.read(walks(22, 1, ODD[:1]))
+    assert not job.status()["muted"]
+
+
+def test_what_is_stranger_than_what_was_marked_is_told(job: Job) -> None:
+    """A new line in the middle of a session was accepted; not that the session ends with it."""
+    say_normal(job, job.read(walks(10, 1, ODD[:1])))
+    assert not job.read(walks(11, 1, ODD[:1]))
+    assert job.read(walks(12, 1, (ODD[0], ODD[2], ODD[3])))
+
+
+def test_a_mute_of_one_service_is_none_of_another(job: Job) -> None:
+    say_normal(job, job.read(walks(10, 1, ODD[:1])))
+    assert job.read(walks(11, 1, ODD[:1], service="mail"))
+
+
+def test_a_suppression_ends_with_its_time_and_its_lines_are_not_learned() -> None:
+    job = Job(dataclasses.replace(PARAMS, has_sequences=True))
+    job.read(walks(0, 10))
+    told = job.read(walks(10, 1, ODD[:1]))
+    job.withheld.clear()
+    until = told[-1]["ts"] + 40_000
+    say_normal(job, told, label="suppressed", until_ms=until)
+    assert not job.read(walks(11, 1, ODD[:1]))
+    assert any(job.withheld)
+    assert job.read(walks(14, 1, ODD[:1]))
+
+
+def test_an_old_command_does_not_undo_a_newer_one(job: Job) -> None:
+    told = job.read(walks(10, 1, ODD[:1]))
+    newer = say_normal(job, told, label="anomalous", version=100)
+    older = say_normal(job, told, version=50)
+    assert job.answer(newer)["is_obeyed"]
+    assert not job.answer(older)["is_obeyed"]
+    assert "newer" in job.answer(older)["why"]
+    assert job.read(walks(11, 1, ODD[:1]))
+
+
+def test_a_command_read_again_after_its_undo_stays_undone(job: Job) -> None:
+    told = job.read(walks(10, 1, ODD[:1]))
+    command = say_normal(job, told, version=10)
+    job.say(Undo, target=command, version=11)
+    say_normal(job, told, version=10, command_id=command)
+    assert job.read(walks(11, 1, ODD[:1]))
+
+
+def test_a_line_that_was_missed_is_told_from_then_on_by_itself_or_by_what_came_before(job: Job) -> None:
+    wanted = job.say(
+        Feedback, label="missed", message="priced cart at 7 cents", before="added item 3 to cart", why="a test"
+    )
+    assert job.answer(wanted)["is_obeyed"]
+    (told,) = job.read(walks(11, 1))
+    assert told["message"].startswith("priced")
+    assert told["explanation"].startswith("ada wants to be told of such lines: a test.")
+    job.restart()
+    assert job.read(walks(12, 1))
+    job.say(Undo, target=wanted)
+    assert not job.read(walks(13, 1))
+    unknown = job.say(Feedback, label="missed", message="no such line was ever seen here at all today")
+    assert not job.answer(unknown)["is_obeyed"]
+
+
+def test_what_is_said_of_all_services_holds_for_those_not_met_yet(job: Job) -> None:
+    told = job.read(walks(10, 1, ODD[:1]))
+    say_normal(job, told, service="*")
+    assert not job.read(walks(11, 1, ODD[:1], service="mail"))
+    job.restart()
+    assert not job.read(walks(12, 1, ODD[:1], service="post"))
+
+
+# -- life ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000])
+def test_a_service_learns_is_in_shadow_and_goes_live_by_itself_at_the_same_line_for_any_cut(size: int) -> None:
+    job = Job(GRADUAL, models={})
+    assert not job.read(walks(0, 5, ODD[:1]), size)
+    assert job.status()["mode"] == "learning"
+    assert len(job.withheld) == 25
+    assert not any(job.withheld), "all is normal while learning"
+    model = artefact()
+    job.store["cart", model.version] = model
+    command = job.say(SetModel, model_version=model.version)
+    assert job.answer(command)["is_obeyed"]
+    assert job.status()["mode"] == "shadow"
+    assert job.status()["model_version"] == model.version
+    shadow = job.read(walks(10, 4, ODD[:1]), size)
+    assert {anomaly["mode"] for anomaly in shadow} == {"shadow"}
+    assert job.status()["mode"] == "shadow", "lines that the model does not know"
+    job.read(walks(20, 5), size)
+    assert job.status()["mode"] == "live"
+    job.restart()
+    live = job.read(walks(30, 1, ODD[:1]), size)
+    assert {anomaly["mode"] for anomaly in live} == {"live"}
+    assert job.status()["mode_since_ms"] == 1_700_000_000_000 + 20_000 * 22 + 2_100
+
+
+def test_suspects_are_withheld_from_training() -> None:
+    job = Job(dataclasses.replace(PARAMS, has_sequences=True))
+    job.read(walks(0, 10))
+    assert not any(job.withheld)
+    job.withheld.clear()
+    job.read(walks(10, 1, ODD[:1]))
+    assert 1 <= sum(job.withheld) < len(job.withheld)
+
+
+def test_a_mode_set_by_hand_stays_until_it_is_handed_back(job: Job) -> None:
+    job.say(SetMode, mode="learning")
+    assert not job.read(walks(10, 1, ODD[:1]))
+    job.restart()
+    job.read(walks(11, 1))
+    assert job.status()["mode"] == "learning"
+    assert not job.status()["is_auto"]
+    assert job.status()["mode_by"] == "ada"
+    job.say(SetMode, mode="shadow")
+    assert {anomaly["mode"] for anomaly in job.read(walks(12, 1, ODD[:1]))} == {"shadow"}
+    job.say(SetMode, mode="live")
+    assert {anomaly["mode"] for anomaly in job.read(walks(13, 1, ODD[:1]))} == {"live"}
+
+
+def test_a_model_that_is_not_in_the_store_is_refused_and_the_old_one_goes_on(job: Job) -> None:
+    command = job.say(SetModel, model_version="0123456789ab")
+    assert not job.answer(command)["is_obeyed"]
+    assert "not in the store" in job.answer(command)["why"]
+    assert job.read(walks(10, 1, ODD[:1]))
+
+
+def test_a_swap_of_models_loses_no_line_and_an_older_announcement_does_not_swap_back(job: Job) -> None:
+    other = dataclasses.replace(artefact(), service="cart", created="", training={"lines": 1})
+    assert other.version != artefact().version
+    job.store["cart", other.version] = other
+    job.store["cart", artefact().version] = artefact()
+    job.say(SetModel, model_version=other.version, version=20)
+    job.say(SetModel, model_version=artefact().version, version=10)
+    told = job.read(walks(10, 1, ODD[:1]))
+    assert {anomaly["model_version"] for anomaly in told} == {other.version}
+    assert set(job.shard.services.judges) >= {other.version}
+    job.restart()
+    assert job.read(walks(11, 1, ODD[:1]))[0]["model_version"] == other.version
+    assert job.status()["lines"] == 40 + 10
+
+
+def test_a_budget_of_its_own_makes_a_service_louder_or_quieter() -> None:
+    job = Job(dataclasses.replace(PARAMS, fusion=dataclasses.replace(PARAMS.fusion, budget_per_day=0.001)))
+    job.read(walks(0, 10))
+    quiet = len(job.read(walks(10, 2, ODD[:1])))
+    job.say(SetBudget, per_day=10_000)
+    assert job.status()["budget_per_day"] == 10_000
+    assert len(job.read(walks(12, 2, ODD[:1]))) > quiet
+
+
+def test_state_is_bounded_and_whole_after_many_commands(job: Job) -> None:
+    for number in range(2_300):
+        pattern = Pattern(pattern=f"line:text:{number:08x}:-", level=3)
+        job.shard.services.obey(
+            Feedback(
+                command_id=f"f{number}", version=number, service="cart", by="ada", label="normal", patterns=(pattern,)
+            ),
+            (),
+            lambda service: lambda message: None,
+        )
+    job.say(Release, label="v2", ts_ms=1, version=9_999)
+    job.shard.services.check()
+    assert len(job.status()["muted"]) == 2_000
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, b"", b"[1]", b"{", b'{"kind": "mode"}', b"x" * 300_000, b'{"kind": "explode", "command_id": "a"}'],
+)
+def test_what_is_no_command_is_a_bad_record(value: bytes | None) -> None:
+    with pytest.raises(RecordError):
+        read_command(value)
