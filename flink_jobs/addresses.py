@@ -20,7 +20,7 @@ from models.training_buffer import RedisParams
 T = TypeVar("T")
 
 #: What a sink writes: topics of Kafka, paths of files.
-RESULTS: Final = ("anomalies", "rejects", "templates", "verdicts")
+RESULTS: Final = ("anomalies", "rejects", "templates", "verdicts", "status")
 #: A start before 1990 is a time in seconds; one after the year 9999 is a slip too.
 _FIRST_MS, _LAST_MS = 631_152_000_000, 253_402_300_799_999
 
@@ -74,8 +74,8 @@ class KafkaAddress(Strict):
         topics: topic names; empty where `pattern` is set.
         pattern: a regular expression over topic names; new topics and partitions are found while the job runs.
         options: the rest of the query: `start` (earliest|latest|group, an ISO 8601 time or ms since 1970), `until` (latest) and `group` for
-            sources; `rejects`, `templates`, `verdicts` (topic names, empty for off) for sinks; anything with a dot goes to the client as a
-            Kafka property.
+            sources; `rejects`, `templates`, `verdicts`, `status` (topic names, empty for off) for sinks; anything with a dot goes to the client
+            as a Kafka property.
     """
 
     servers: str
@@ -148,6 +148,18 @@ class KafkaAddress(Strict):
             )
         return address
 
+    @classmethod
+    def control(cls, url: str) -> KafkaAddress:
+        """The address of the control topic, read from its beginning: what was said holds for a job that starts without state too.
+
+        Raises:
+            SettingsError: it is no address of one topic, or an option is unknown.
+        """
+        address = cls.source(url)
+        if len(address.topics) != 1:
+            raise SettingsError(f"the control topic {masked(url)!r} must be exactly one topic")
+        return address.model_copy(update={"options": {"start": "earliest", **address.options}})
+
     @property
     def properties(self) -> dict[str, str]:
         """The options that are Kafka client properties."""
@@ -176,8 +188,13 @@ class KafkaAddress(Strict):
         return {"scan.startup.mode": "timestamp", "scan.startup.timestamp-millis": str(time_ms)}
 
     def place(self, kind: str) -> str | None:
-        """The topic for one kind of result (anomalies, rejects, templates, verdicts); None where it is off."""
-        defaults = {"anomalies": self.topics[0], "rejects": "logs-rejected", "templates": "templates"}
+        """The topic for one kind of result; None where it is off, as verdicts are unless they are asked for."""
+        defaults = {
+            "anomalies": self.topics[0],
+            "rejects": "logs-rejected",
+            "templates": "templates",
+            "status": "status",
+        }
         return self.options.get(kind, defaults.get(kind)) or None
 
 
@@ -186,7 +203,7 @@ class FileAddress(Strict):
 
     Attributes:
         path: relative to the working directory.
-        options: `follow` (1|0) for sources; `rejects`, `templates`, `verdicts` (paths, empty for off) for sinks.
+        options: `follow` (1|0) for sources; `rejects`, `templates`, `verdicts`, `status` (paths, empty for off) for sinks.
     """
 
     path: str
@@ -248,7 +265,7 @@ class FileAddress(Strict):
         return _FLAGS[self.options.get("follow", "0")]
 
     def place(self, kind: str) -> Path | None:
-        """The absolute path for one kind of result (anomalies, rejects, templates, verdicts); None where it is off."""
+        """The absolute path for one kind of result; None where it is off, as verdicts and status are unless they are asked for."""
         folder = Path(self.path).parent
         defaults = {
             "anomalies": Path(self.path),

@@ -21,6 +21,7 @@ from models.elastic import ElasticParams
 from models.loki import LokiParams
 from models.training_buffer import RedisParams
 from udfs.batch import pack_lines
+from udfs.commands import ReadCommandsFn
 from udfs.follow import FollowFilesFn, ReadFilesFn, matching, plan
 from udfs.tags import BYTES
 
@@ -143,6 +144,22 @@ def packed_from_growing_files(tables: StreamTableEnvironment, address: FileAddre
     )
 
 
+def commands_from_kafka(
+    tables: StreamTableEnvironment, address: KafkaAddress, settings: Settings, shards: int
+) -> DataStream:
+    """Commands of the control topic, one for each shard concerned; element ROW(shard STRING, packed BYTES). Dead letters go to REJECTS."""
+    name = kafka_lines(tables, address, settings)
+    rows = tables.sql_query(f"SELECT `value`, `topic`, `partition`, `offset` FROM {name}")
+    fields = [BYTES, Types.STRING(), Types.INT(), Types.LONG()]
+    messages = tables.to_append_stream(rows, Types.ROW_NAMED(["value", "topic", "partition", "offset"], fields))
+    return (
+        messages.process(ReadCommandsFn(shards), PACKED_ROW)
+        .uid("read-commands")
+        .name("read commands")
+        .set_parallelism(1)  # they are few, and in order
+    )
+
+
 def key_by_shard(packed: DataStream) -> KeyedStream:
     """The packed batches keyed by shard, without the Python hop that `key_by` would add.
 
@@ -208,10 +225,9 @@ class Sinks:
         """The files for one kind of result, each once."""
         return sorted({path for address in self.files if (path := address.place(kind))})
 
-    @property
-    def has_verdicts(self) -> bool:
-        """True where somebody wants to know which offsets were scored and rejected."""
-        return any(address.place("verdicts") for address in [*self.kafka, *self.files])
+    def has(self, kind: str) -> bool:
+        """Whether one kind of result goes anywhere."""
+        return any(address.place(kind) for address in [*self.kafka, *self.files])
 
 
 def send_to_kafka(
@@ -221,6 +237,7 @@ def send_to_kafka(
     address: KafkaAddress,
     topic: str,
     settings: Settings,
+    guarantee: str,
 ) -> None:
     """Write messages, element ROW(key BYTES, value BYTES), to a topic."""
     schema = Schema.new_builder().column("key", DataTypes.BYTES()).column("value", DataTypes.BYTES()).build()
@@ -230,10 +247,10 @@ def send_to_kafka(
         "key.fields": "key",
         "value.format": "raw",
         "value.fields-include": "EXCEPT_KEY",
-        "sink.delivery-guarantee": settings.guarantee,
+        "sink.delivery-guarantee": guarantee,
         **kafka_properties(address, settings),
     }
-    if settings.guarantee == "exactly-once":
+    if guarantee == "exactly-once":
         options["sink.transactional-id-prefix"] = f"{settings.job_name}-{topic}"
         options["properties.transaction.timeout.ms"] = str(TRANSACTION_TIMEOUT_MS)
     name = topic.replace("-", "_").replace(".", "_")

@@ -16,6 +16,7 @@ from flink_jobs.settings import Settings
 from models.batch import BatchParams
 from models.errors import ArtefactError, SettingsError
 from models.fusion import Fusion, FusionParams
+from models.life import LifeParams
 from models.masking import MaskParams
 from models.parsing import ParseParams
 from models.shard import ShardParams
@@ -58,6 +59,7 @@ def core_params(settings: Settings) -> tuple[BatchParams, ShardParams]:
             ),
             windows=WindowParams(session_gap_ms=int(settings.session_gap_s * 1000), max_sessions=settings.max_sessions),
             fusion=FusionParams(settings.budget_per_day, detectors=settings.detectors),
+            life=LifeParams(settings.control is not None, settings.shadow_lines, settings.settled_ratio),
             is_unknown_anomalous=settings.unknown_templates == "anomaly",
             idle_ticks=max(1, round(settings.service_idle_days * _TICKS_A_DAY)),
         ),
@@ -87,8 +89,18 @@ def check(settings: Settings) -> None:
             logger.info("{}: {} vote; told from strength {:.1f} on", service, ", ".join(fusion.names), fusion.threshold)
         for warning in differences(artefacts, shard):
             logger.warning(warning)
+    elif settings.control:
+        logger.info(
+            "no model is given: every service begins by learning, and is judged when a model for it is announced (driftwood trainer)"
+        )
     else:
         logger.warning("no model is given (--model): the job learns templates only and reports no anomaly")
+    if settings.control and not settings.store:
+        logger.warning(
+            "a control topic is given and no store: models cannot be announced; set store to a folder that every TaskManager sees, or s3://…"
+            if settings.model is None
+            else f"announced models are looked for in {settings.model}; set store to look elsewhere"
+        )
 
 
 def differences(artefacts: Mapping[str, Artefact], shard: ShardParams) -> list[str]:

@@ -2,6 +2,7 @@
 
 ```
 kafka://…  raw rows ──→ pack lines (Arrow UDF: parse, redact, mask) ─┐
+control    raw rows ──→ read commands ───────────────────────────────┤
 file:…     splits ────→ read files (the same, on chunks) ────────────┤
    ?follow=1  ticks ──→ follow files (the same, as they grow) ───────┴─→ packed batches, one for each shard
                                                                              │ key by shard
@@ -14,6 +15,7 @@ file:…     splits ────→ read files (the same, on chunks) ───�
      |=> catalogue  ──────────→ Kafka templates (compacted), file
      |=> ranges     ──────────→ Kafka verdicts, file (off by default)
      |=> deliveries ──────────→ Loki, Elastic, file
+     |=> status     ──────────→ Kafka status (compacted), file
      |=> sequences  ──────────→ Redis
 ```
 """
@@ -34,6 +36,7 @@ from flink_jobs.addresses import RESULTS, KafkaAddress, parse_source
 from flink_jobs.connectors import (
     PACKED_ROW,
     Sinks,
+    commands_from_kafka,
     key_by_shard,
     packed_from_files,
     packed_from_growing_files,
@@ -48,7 +51,7 @@ from models.shard import ShardParams
 from udfs.deliver import DeliverToElastic, DeliverToLoki, DeliverToRedis
 from udfs.detect import DetectFn
 from udfs.second_opinion import SecondOpinionFn
-from udfs.tags import BYTES, CATALOGUE, DELIVERIES, MESSAGE, RANGES, REJECTS, SEQUENCES
+from udfs.tags import BYTES, CATALOGUE, DELIVERIES, MESSAGE, RANGES, REJECTS, SEQUENCES, STATUS
 from udfs.write_file import WriteFileFn, to_file
 
 #: Of a mini-cluster.
@@ -68,6 +71,12 @@ def build_pipeline(
 
     # ROW(shard STRING, packed BYTES)
     packed = _packed(env, tables, settings, batching)
+    letters = []
+    if settings.control:
+        # ROW(shard STRING, packed BYTES), a command each
+        commands = commands_from_kafka(tables, KafkaAddress.control(settings.control), settings, settings.shards)
+        letters.append(commands.get_side_output(REJECTS).name("no commands"))
+        packed = packed.union(commands)
 
     # main: MESSAGE(service, anomaly JSON)
     anomalies = (
@@ -76,8 +85,10 @@ def build_pipeline(
             DetectFn(
                 replace(shard, has_sequences=bool(sinks.redis)),
                 str(settings.model) if settings.model else None,
+                store=settings.store or (str(settings.model) if settings.model else None),
                 has_deliveries=has_deliveries,
-                has_ranges=sinks.has_verdicts,
+                has_ranges=sinks.has("verdicts"),
+                has_status=sinks.has("status"),
             ),
             MESSAGE,
         )
@@ -87,6 +98,7 @@ def build_pipeline(
     rejects = anomalies.get_side_output(REJECTS).name("rejects")  # MESSAGE(topic, dead letter JSON)
     catalogue = anomalies.get_side_output(CATALOGUE).name("catalogue")  # MESSAGE(service/template id, template JSON)
     ranges = anomalies.get_side_output(RANGES).name("ranges")  # MESSAGE(shard, account JSON)
+    status = anomalies.get_side_output(STATUS).name("status")  # MESSAGE(service, status JSON)
     deliveries = anomalies.get_side_output(DELIVERIES).name("deliveries")  # BYTES, a batch's anomalies as JSON lines
     sequences = anomalies.get_side_output(SEQUENCES).name("sequences")  # BYTES, SequenceBatch
     if settings.model and has_voices(load_all(settings.model).values(), shard.fusion):
@@ -100,30 +112,38 @@ def build_pipeline(
 
     for number, redis in enumerate(sinks.redis):
         sequences.process(DeliverToRedis(redis), BYTES).uid(f"redis-{number}").name("redis")
-    refused = [
+    letters += [
         *(
-            deliveries.process(DeliverToLoki(loki), BYTES).uid(f"loki-{n}").name("loki")
+            _as_messages(deliveries.process(DeliverToLoki(loki), BYTES).uid(f"loki-{n}").name("loki"))
             for n, loki in enumerate(sinks.loki)
         ),
         *(
-            deliveries.process(DeliverToElastic(elastic), BYTES).uid(f"elastic-{n}").name("elastic")
+            _as_messages(deliveries.process(DeliverToElastic(elastic), BYTES).uid(f"elastic-{n}").name("elastic"))
             for n, elastic in enumerate(sinks.elastic)
         ),
     ]
-    letters = rejects.union(*(_as_messages(stream) for stream in refused)) if refused else rejects
+    if letters:
+        rejects = rejects.union(*letters)
 
-    written = {"anomalies": deliveries, "rejects": letters, "templates": catalogue, "verdicts": ranges}
+    results = {
+        "anomalies": anomalies,
+        "rejects": rejects,
+        "templates": catalogue,
+        "verdicts": ranges,
+        "status": status,
+    }
     for kind in RESULTS:
         for path in sinks.paths(kind):
-            _write_file(written[kind], kind, path)
+            _write_file(deliveries if kind == "anomalies" else results[kind], kind, path)
 
     statements = tables.create_statement_set()
     for address in sinks.kafka:
-        streams = {"anomalies": anomalies, "rejects": letters, "templates": catalogue, "verdicts": ranges}
         for kind in RESULTS:
             topic = address.place(kind)
+            # The newest status counts, so a repeated one is no harm, and a command is answered before the next checkpoint.
+            guarantee = "at-least-once" if kind == "status" else settings.guarantee
             if topic:
-                send_to_kafka(statements, tables, streams[kind], address, topic, settings)
+                send_to_kafka(statements, tables, results[kind], address, topic, settings, guarantee)
     if sinks.kafka:
         statements.attach_as_datastream()
 

@@ -46,13 +46,30 @@ class Settings(BaseSettings):
     model: Path | None = Field(
         default=None, description="folder of model artefacts: one for each service, and default/"
     )
+    control: str | None = Field(
+        default=None,
+        description="topic of commands to the running job, kafka://…: feedback, models, modes; none: no learning loop",
+    )
+    store: str | None = Field(
+        default=None,
+        description="where announced models are: a folder that every TaskManager sees, or s3://bucket/path; default: the model folder",
+    )
+    shadow_lines: int = Field(
+        default=1_000, ge=1, le=10_000_000, description="scored lines after which a service in shadow may go live"
+    )
+    settled_ratio: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="share of them whose template the model does not know, up to which it does",
+    )
     create_topics: bool = Field(
         default=True, description="make sink topics that are missing, and check the source topics"
     )
     topic_partitions: int = Field(default=1, ge=1, description="partitions of the topics the job makes")
     topic_replicas: int = Field(default=1, ge=1, description="replicas of the topics the job makes")
     compacted_topics: tuple[str, ...] = Field(
-        default=("templates",), description="of these, the ones kept by key for ever"
+        default=("templates", "status"), description="of these, the ones kept by key for ever"
     )
     cluster: str = Field(default="", description="name of this installation; part of every anomaly id")
     job_name: str = Field(default="driftwood", description="name in the Flink web UI")
@@ -170,6 +187,16 @@ class Settings(BaseSettings):
             raise ValueError("; ".join(wrong))
         return urls
 
+    @field_validator("control")
+    @classmethod
+    def _control(cls, url: str | None) -> str | None:
+        if url is not None:
+            try:
+                KafkaAddress.control(url)
+            except SettingsError as error:
+                raise ValueError(str(error)) from error
+        return url
+
     @model_validator(mode="after")
     def _files(self) -> Settings:
         """No file holds two kinds of result, and none is read back."""
@@ -194,6 +221,8 @@ class Settings(BaseSettings):
     def shown(self) -> dict[str, Any]:
         """The effective settings, secrets masked, for the log at start."""
         addresses = {name: [masked(url) for url in getattr(self, name)] for name in ("source", "sink")}
+        if self.control:
+            addresses["control"] = masked(self.control)  # type: ignore[assignment]
         return self.model_dump(mode="json", exclude_none=True) | addresses
 
 

@@ -36,7 +36,7 @@ def admin_keywords(properties: Mapping[str, str]) -> dict[str, Any]:
 
 
 def ensure(settings: Settings, wanted: Mapping[str, list[str]]) -> None:
-    """Check the source topics and make the missing sink topics.
+    """Check the source topics and make the missing sink topics, and the control topic.
 
     Args:
         settings: the sources, and how to reach the brokers.
@@ -50,6 +50,10 @@ def ensure(settings: Settings, wanted: Mapping[str, list[str]]) -> None:
         if urlsplit(url).scheme == "kafka":
             address = KafkaAddress.parse(url)
             sources.setdefault(address.servers, []).extend(address.topics)
+    wanted = {servers: list(topics) for servers, topics in wanted.items()}
+    if settings.control:
+        control = KafkaAddress.control(settings.control)
+        wanted.setdefault(control.servers, []).append(control.topics[0])
     secrets = {name: value.get_secret_value() for name, value in settings.kafka_properties.items()}
     for servers in {**sources, **wanted}:
         _ensure(servers, sources.get(servers, []), wanted.get(servers, []), settings, admin_keywords(secrets))
@@ -78,17 +82,12 @@ def _ensure(
             )
         for topic in sinks:
             if topic not in there:
-                configs = {"cleanup.policy": "compact"} if topic in settings.compacted_topics else {}
-                options = {
-                    "num_partitions": settings.topic_partitions,
-                    "replication_factor": settings.topic_replicas,
-                    "configs": configs,
-                }
+                options = _options(topic, settings)
                 try:
                     admin.create_topics({topic: options}, wait_for_metadata=True)
                 except TopicAlreadyExistsError:
                     continue
-                logger.info("created topic {} with {} partitions", topic, settings.topic_partitions)
+                logger.info("created topic {} with {} partitions", topic, options["num_partitions"])
     except KafkaError as error:
         raise SettingsError(
             f"The topics at {servers} cannot be prepared ({type(error).__name__}: {error}); create {', '.join(sinks)} by hand "
@@ -96,3 +95,17 @@ def _ensure(
         ) from error
     finally:
         admin.close()
+
+
+def _options(topic: str, settings: Settings) -> dict[str, Any]:
+    """How a topic is made. Commands are kept for ever and in one order: a job without state reads them all again."""
+    options = {
+        "num_partitions": settings.topic_partitions,
+        "replication_factor": settings.topic_replicas,
+        "configs": {},
+    }
+    if settings.control and topic == KafkaAddress.control(settings.control).topics[0]:
+        return options | {"num_partitions": 1, "configs": {"retention.ms": "-1"}}
+    if topic in settings.compacted_topics:
+        return options | {"configs": {"cleanup.policy": "compact"}}
+    return options

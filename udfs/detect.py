@@ -1,4 +1,4 @@
-"""The keyed operator: one shard's batches in; anomalies, and on the side all that goes with them, out."""
+"""The keyed operator: one shard's batches and commands in; anomalies, and on the side all that goes with them, out."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from pyflink.common import Row
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 
 from models.artefact import load_all
+from models.control import read_command
 from models.packing import unpack
+from models.services import no_store
 from models.shard import Shard, ShardParams, StateWrites
+from models.store import Store
 from udfs.state import JOURNAL, TEMPLATES
-from udfs.tags import CATALOGUE, DELIVERIES, RANGES, REJECTS, SEQUENCES
+from udfs.tags import CATALOGUE, DELIVERIES, RANGES, REJECTS, SEQUENCES, STATUS
 from udfs.worker import prepare_worker, settle
 
 #: How often, in ms of processing time, a shard frees what is out of sight.
 TICK_MS = 300_000
+#: How often, in seconds, a shard that has lines says how its services are.
+STATUS_S = 10.0
 
 
 class DetectFn(KeyedProcessFunction):
@@ -27,9 +32,20 @@ class DetectFn(KeyedProcessFunction):
     State: by shard, template entries and a journal of rows (udfs/state.py); the decoded shard is a cache that may be dropped at any moment.
     """
 
-    def __init__(self, params: ShardParams, models: str | None, *, has_deliveries: bool, has_ranges: bool) -> None:
+    def __init__(
+        self,
+        params: ShardParams,
+        models: str | None,
+        *,
+        store: str | None = None,
+        has_deliveries: bool = False,
+        has_ranges: bool = False,
+        has_status: bool = False,
+    ) -> None:
         self._params = params
         self._models = models
+        self._store = store
+        self._has_status = has_status
         self._has_deliveries = has_deliveries
         self._has_ranges = has_ranges
 
@@ -38,10 +54,12 @@ class DetectFn(KeyedProcessFunction):
         prepare_worker()
         torch.set_num_threads(1)  # the one core that the slot has
         self._artefacts = load_all(self._models) if self._models else {}
+        self._load = Store.open(self._store).load if self._store else no_store
         self._templates = runtime_context.get_map_state(TEMPLATES)
         self._journal = runtime_context.get_map_state(JOURNAL)
         self._shards: dict[str, Shard] = {}
         self._length: dict[str, int] = {}  # journal entries by shard
+        self._said: dict[str, float] = {}  # when a shard's status was last told
         metrics = runtime_context.get_metrics_group().add_group("driftwood")
         self._counters = {
             name: metrics.counter(name)
@@ -53,15 +71,22 @@ class DetectFn(KeyedProcessFunction):
                 "anomalies_total",
                 "rejects_total",
                 "templates_total",
+                "commands_total",
             )
         }
         settle()
 
     def process_element(self, value: bytes, ctx: KeyedProcessFunction.Context) -> Iterator[Any]:
-        """Judge one packed batch."""
+        """Judge one packed batch, or let a command act."""
         key = ctx.get_current_key()
+        shard = self._shard(key, ctx)
+        if value.startswith(b"{"):
+            self._write(key, shard.obey(read_command(value)))
+            self._counters["commands_total"].inc(1)
+            yield from self._status(shard, is_full=False)
+            return
         lines = unpack(value)
-        step = self._shard(key, ctx).step(lines)
+        step = shard.step(lines)
         self._write(key, step.writes)
         self._count(len(lines), step)
         for service, anomaly in step.anomalies:
@@ -76,6 +101,14 @@ class DetectFn(KeyedProcessFunction):
             yield DELIVERIES, b"\n".join(anomaly for _, anomaly in step.anomalies)
         if step.sequences is not None and len(lines):
             yield SEQUENCES, step.sequences.to_bytes()
+        if time.monotonic() - self._said.get(key, -STATUS_S) >= STATUS_S:
+            self._said[key] = time.monotonic()
+            yield from self._status(shard, is_full=True)
+
+    def _status(self, shard: Shard, *, is_full: bool) -> Iterator[Any]:
+        if self._has_status:
+            for service, status in shard.statuses(int(time.time() * 1000), is_full=is_full):
+                yield STATUS, Row(service.encode(), status)
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Any]:
         """Free what is out of sight."""
@@ -87,7 +120,7 @@ class DetectFn(KeyedProcessFunction):
     def _shard(self, key: str, ctx: Any) -> Shard:
         if key not in self._shards:
             journal = [entry for _, entry in sorted(self._journal.items())]
-            self._shards[key] = self._params.build(self._artefacts, self._templates.values(), journal)
+            self._shards[key] = self._params.build(self._artefacts, self._templates.values(), journal, self._load)
             self._length[key] = len(journal)
             _set_timer(ctx)
         return self._shards[key]

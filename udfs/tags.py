@@ -14,6 +14,7 @@ MESSAGE: Final = Types.ROW_NAMED(["key", "value"], [BYTES, BYTES])
 REJECTS: Final = OutputTag("rejects", MESSAGE)
 CATALOGUE: Final = OutputTag("catalogue", MESSAGE)
 RANGES: Final = OutputTag("ranges", MESSAGE)
+STATUS: Final = OutputTag("status", MESSAGE)
 #: One element a batch: the batch's anomalies as JSON lines, for sinks that are written from Python.
 DELIVERIES: Final = OutputTag("deliveries", BYTES)
 #: One element a batch: models.training_buffer.SequenceBatch.

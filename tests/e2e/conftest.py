@@ -124,8 +124,8 @@ def stream(
     # pytest keeps every record that is logged, and with those of kafka-python its sockets.
     caplog.set_level(logging.CRITICAL, logger="kafka")
 
-    def make(*sinks: str) -> ShopStream:
-        return ShopStream(flink_cluster, kafka_broker, new_topic, shop.model, sinks)
+    def make(*sinks: str, **sets: str) -> ShopStream:
+        return ShopStream(flink_cluster, kafka_broker, new_topic, shop.model, sinks, **sets)
 
     yield make
     # Before the job is cancelled, which has its transactions there.

@@ -192,6 +192,7 @@ class ShopStream:
         new_topic: Callable[..., str],
         model: Path,
         sinks: Sequence[str] = (),
+        **sets: str,
     ) -> None:
         self.cluster = cluster
         self.broker = broker
@@ -200,7 +201,9 @@ class ShopStream:
         self.rejects = new_topic("rejects")
         self.templates = new_topic("templates", cleanup_policy="compact")
         self.verdicts = new_topic("verdicts")
-        options = f"rejects={self.rejects}&templates={self.templates}&verdicts={self.verdicts}"
+        self.status = new_topic("status", cleanup_policy="compact")
+        options = f"rejects={self.rejects}&templates={self.templates}&verdicts={self.verdicts}&status={self.status}"
+        self.sets = sets
         self.settings = load(
             source=(f"kafka://{broker.bootstrap}/{self.source}?start=earliest",),
             sink=(f"kafka://{broker.bootstrap}/{self.anomalies}?{options}", *sinks),
@@ -208,6 +211,7 @@ class ShopStream:
             job_name=self.source,
             cluster="e2e",
             checkpoint_interval_s=2,
+            **sets,
         )
         self.job = ""
 
@@ -217,7 +221,7 @@ class ShopStream:
         for name in ("source", "sink"):
             for address in getattr(self.settings, name):
                 arguments += [f"--{name}", address]
-        for name in ("job_name", "cluster", "checkpoint_interval_s"):
+        for name in ("job_name", "cluster", "checkpoint_interval_s", *self.sets):
             arguments += ["--set", f"{name}={getattr(self.settings, name)}"]
         self.job = submit.submit(self.cluster, arguments, parallelism=parallelism, savepoint=savepoint)
         self.cluster.rest.wait(self.job)

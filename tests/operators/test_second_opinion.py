@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import orjson
 import pytest
@@ -15,34 +14,13 @@ from models.evaluate import score_through_core
 from models.fusion import FusionParams
 from models.shard import ShardParams
 from models.train import TrainParams, train
+from tests.operators.fakes import FakeRuntime
 from tests.unit.shop_model import STEPS, record, shop
 from udfs.second_opinion import SecondOpinionFn
 from udfs.tags import DELIVERIES
 
 PARAMS = ShardParams(fusion=FusionParams(budget_per_day=10_000))
 ODD = ("the disk melted", "a fuse blew somewhere")
-
-
-class FakeRuntime:
-    """What open() asks for: metrics that count."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-
-    def get_metrics_group(self) -> FakeRuntime:
-        return self
-
-    def add_group(self, name: str) -> FakeRuntime:
-        return self
-
-    def counter(self, name: str) -> Any:
-        runtime = self
-
-        class Counter:
-            def inc(self, by: int) -> None:
-                runtime.counts[name] = runtime.counts.get(name, 0) + by
-
-        return Counter()
 
 
 @functools.cache
