@@ -9,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from models.control import Feedback, Undo
+from models.control import Feedback, Release, Undo
 from models.patterns import Muted
 
 _MUTES: Final = 2_000
 _WANTED: Final = 200
 _SUBJECTS: Final = 5_000
 _ANSWERS: Final = 20
+_RELEASES: Final = 10
 _UNDO_FIRST: Final = "undo "
 
 #: From a message to the id of its template in the service; None if it has none yet.
@@ -40,6 +41,15 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
+class Deploy:
+    """A release, and until when what is new counts as its doing; event times, ms."""
+
+    label: str
+    from_ms: int
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What came of a command: whether it was obeyed, and in words why not or what it did."""
 
@@ -58,6 +68,7 @@ class Said:
         mode_by: who set its mode by hand; empty if nobody.
         muted: by pattern.
         wanted: lines that are told whatever the detectors think.
+        deploys: the last releases.
         versions: of the last command obeyed, by subject.
         answers: to the last commands, by id.
     """
@@ -68,6 +79,7 @@ class Said:
     mode_by: str = ""
     muted: dict[str, Muted] = field(default_factory=dict)
     wanted: list[Wanted] = field(default_factory=list)
+    deploys: list[Deploy] = field(default_factory=list)
     versions: dict[str, int] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
 
@@ -140,6 +152,18 @@ class Said:
             self.is_newer(f"wanted {line.template} {line.before}", undo.version)
         return Answer(True, "" if muted or wanted else "nothing of it was in force")
 
+    def take_release(self, release: Release) -> Answer:
+        """Keep a release."""
+        if not self.is_newer(f"release {release.label}", release.version):
+            return Answer(False, "a newer command about this release is in force")
+        deploy = Deploy(release.label, release.ts_ms, release.ts_ms + release.minutes * 60_000)
+        self.deploys = [*(one for one in self.deploys if one.label != release.label), deploy][-_RELEASES:]
+        return Answer(True, f"what is new in the {release.minutes} minutes after it is one item")
+
+    def deploy_at(self, now_ms: int) -> Deploy | None:
+        """The newest release whose doing something new at this event time may be."""
+        return next((one for one in reversed(self.deploys) if one.from_ms <= now_ms <= one.until_ms), None)
+
     def to_row(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
@@ -149,8 +173,9 @@ class Said:
         """The inverse of `to_row`."""
         muted = {name: Muted(**one) for name, one in row["muted"].items()}
         wanted = [Wanted(**one) for one in row["wanted"]]
+        deploys = [Deploy(**one) for one in row["deploys"]]
         answers = {name: Answer(**one) for name, one in row["answers"].items()}
-        return cls(**row | {"muted": muted, "wanted": wanted, "answers": answers})
+        return cls(**row | {"muted": muted, "wanted": wanted, "deploys": deploys, "answers": answers})
 
     def check(self) -> None:
         """Raise AssertionError unless the bounds hold."""
@@ -158,3 +183,4 @@ class Said:
         assert len(self.wanted) <= _WANTED
         assert len(self.versions) <= _SUBJECTS
         assert len(self.answers) <= _ANSWERS
+        assert len(self.deploys) <= _RELEASES

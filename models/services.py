@@ -185,7 +185,7 @@ class Services:
         if isinstance(command, Undo):
             return said.take_back(command)
         if isinstance(command, Release):
-            return Answer(True, "noted")
+            return said.take_release(command)
         if isinstance(command, SetModel):
             return self._take_model(name, row, said, command)
         if not said.is_newer(command.kind, command.version):
@@ -262,6 +262,9 @@ class Services:
                         "by": one.by,
                     }
                     for one in said.wanted
+                ],
+                "releases": [
+                    {"label": one.label, "from_ms": one.from_ms, "until_ms": one.until_ms} for one in said.deploys
                 ],
                 "budget_per_day": self._budget(said),
                 "commands": {name: {"is_obeyed": one.is_obeyed, "why": one.why} for name, one in said.answers.items()},

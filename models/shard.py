@@ -279,7 +279,7 @@ class Shard:
             np.flatnonzero(judged.line_weight.max(axis=0) >= SUSPECT),
             np.flatnonzero(judged.end_weight.max(axis=0) >= SUSPECT),
         )
-        about = replace(about, note=[ear.note(at, is_end=is_end) for at, is_end in lines])
+        about = replace(ear.regroup(about, lines), note=[ear.note(at, is_end=is_end) for at, is_end in lines])
         weight = np.array(
             [(judged.end_weight if is_end else judged.line_weight)[:, at] for at, is_end in lines], np.float32
         )
@@ -299,6 +299,7 @@ class Shard:
                 self.incidents.name(key, named[key])
             window = (batch.seen.ended.windows[int(ends[at])] if is_end else batch.seen.windows[line]).tolist()
             why = wanted.get(at) if kind == "line" else None
+            release = ear.deploy(at, is_end=is_end) if kind == "line" else ""
             reasons = model.reasons(judged, at, is_end=is_end, is_wide=kind == "rate")
             verdict = Verdict(
                 anomaly_id=named.get(key, told.origin),
@@ -310,7 +311,7 @@ class Shard:
                 threshold=float(threshold[told.at]),
                 false_per_day=model.fusion.false_per_day(told.strength),
                 votes=model.votes(judged, at, is_end=is_end),
-                reasons=reasons if why is None else [_as_wanted(why), *reasons],
+                reasons=[*_said(why, release), *reasons],
                 pieces=self._pieces({piece: weight for piece, (weight, _) in told.pieces.items()}),
                 patterns=collected(
                     (text for _, text in told.pieces.values()), is_rate=kind == "rate", most=_MOST_PATTERNS
@@ -491,9 +492,12 @@ class Shard:
         return find
 
 
-def _as_wanted(one: Wanted) -> Evidence:
-    """Why a line is told that a person has asked for."""
-    return Evidence(f"{one.by} wants to be told of such lines" + (f": {one.why}." if one.why else "."))
+def _said(wanted: Wanted | None, release: str) -> Iterator[Evidence]:
+    """What people have said that bears on a line: that they want to be told of it, that it came with a release."""
+    if wanted is not None:
+        yield Evidence(f"{wanted.by} wants to be told of such lines" + (f": {wanted.why}." if wanted.why else "."))
+    if release:
+        yield Evidence(f"It came with the release {release}.")
 
 
 def _account(lines: Lines) -> bytes:

@@ -198,6 +198,21 @@ def test_what_is_said_of_all_services_holds_for_those_not_met_yet(job: Job) -> N
     assert not job.read(walks(12, 1, ODD[:1], service="post"))
 
 
+def test_what_is_new_after_a_release_is_one_item_and_what_comes_later_is_not(job: Job) -> None:
+    before = job.read(walks(10, 1, ODD[:1]))
+    at = 1_700_000_000_000 + 11 * 20_000
+    command = job.say(Release, label="v2", ts_ms=at, minutes=2)
+    assert job.answer(command)["is_obeyed"]
+    job.restart()
+    during = [one for number in range(11, 16) for one in job.read(walks(number, 1, ODD[1:2] + ODD[2:3]))]
+    new = [one for one in during if "It came with the release v2." in one["explanation"]]
+    assert new
+    assert len({one["anomaly_id"] for one in new}) == 1
+    later = [one for number in range(20, 23) for one in job.read(walks(number, 1, ODD[3:4]))]
+    assert len({one["session"] for one in later}) == 3
+    assert not any("release" in one["explanation"] for one in before + later)
+
+
 # -- life ------------------------------------------------------------------------------------------------------------
 
 
