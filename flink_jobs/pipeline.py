@@ -9,7 +9,7 @@ file:…     splits ────→ read files (the same, on chunks) ───�
                                                                              ▼
                                                           detect (templates → windows → DeepLog)
      main output: anomalies ─┬→ Kafka
-                             └→ second opinion ──→ Kafka    where a model has heavy detectors; in a slot of its own
+                             └→ second opinion ──→ Kafka    where a model has heavy detectors; in a slot of its own; hears commands too
                                 |=> deliveries ──→ Elastic, file; Loki keeps first tellings only
      |=> rejects    ──────────→ Kafka logs-rejected, file   ◄── entries that Loki or Elastic refused
      |=> catalogue  ──────────→ Kafka templates (compacted), file
@@ -50,9 +50,10 @@ from models.second_opinion import has_voices
 from models.shard import ShardParams
 from udfs.deliver import DeliverToElastic, DeliverToLoki, DeliverToRedis
 from udfs.detect import DetectFn
+from udfs.one_key import under_one_key
 from udfs.second_opinion import SecondOpinionFn
 from udfs.tags import BYTES, CATALOGUE, DELIVERIES, MESSAGE, RANGES, REJECTS, SEQUENCES, STATUS
-from udfs.write_file import WriteFileFn, to_file
+from udfs.write_file import WriteFileFn
 
 #: Of a mini-cluster.
 _SLOTS = "taskmanager.numberOfTaskSlots"
@@ -71,7 +72,7 @@ def build_pipeline(
 
     # ROW(shard STRING, packed BYTES)
     packed = _packed(env, tables, settings, batching)
-    letters = []
+    letters, commands = [], None
     if settings.control:
         # ROW(shard STRING, packed BYTES), a command each
         commands = commands_from_kafka(tables, KafkaAddress.control(settings.control), settings, settings.shards)
@@ -104,7 +105,7 @@ def build_pipeline(
     if settings.model and has_voices(load_all(settings.model).values(), shard.fusion):
         # MESSAGE(service, revised anomaly JSON)
         revisions = _second_opinion(
-            env, anomalies, SecondOpinionFn(shard, str(settings.model), has_deliveries=has_deliveries)
+            env, anomalies, commands, SecondOpinionFn(shard, str(settings.model), has_deliveries=has_deliveries)
         )
         seconds = revisions.get_side_output(DELIVERIES).name("second deliveries")  # BYTES, a revision as a JSON line
         deliveries = deliveries.union(seconds.set_parallelism(1))  # in the same slot
@@ -162,15 +163,21 @@ def _packed(
     return streams[0].union(*streams[1:]) if len(streams) > 1 else streams[0]
 
 
-def _second_opinion(env: StreamExecutionEnvironment, anomalies: DataStream, opinion: SecondOpinionFn) -> DataStream:
+def _second_opinion(
+    env: StreamExecutionEnvironment, anomalies: DataStream, commands: DataStream | None, opinion: SecondOpinionFn
+) -> DataStream:
     """The revisions of a second opinion, given in a slot of its own and so in a Python process of its own, where it holds up no first one."""
     configuration = get_j_env_configuration(env._j_stream_execution_environment)
     slots = env.get_parallelism() + 1
     logger.info("the second opinion takes a slot of its own: the job needs {}", slots)
     if is_local_deployment(configuration):
         configuration.setString(_SLOTS, str(max(int(configuration.getString(_SLOTS, "1")), slots)))
+    asked = anomalies.map(under_one_key, PACKED_ROW).uid("ask").name("ask")
+    if commands is not None:
+        asked = asked.union(commands.map(under_one_key, PACKED_ROW).uid("tell").name("tell"))
     return (
-        anomalies.process(opinion, MESSAGE)
+        key_by_shard(asked)
+        .process(opinion, MESSAGE)
         .uid("second-opinion")
         .name("second opinion")
         .slot_sharing_group("second-opinion")
@@ -186,7 +193,7 @@ def _write_file(results: DataStream, kind: str, path: Path) -> None:
     """Write one kind of result to a file; the writer keeps the file's length, so it has a key, and there is one of it."""
     label = xxhash.xxh32_hexdigest(f"{kind} {path}".encode())
     (
-        key_by_shard(results.map(to_file, PACKED_ROW).uid(f"to-file-{label}").name(f"{kind} to file"))
+        key_by_shard(results.map(under_one_key, PACKED_ROW).uid(f"to-file-{label}").name(f"{kind} to file"))
         .process(WriteFileFn(str(path), has_anomalies=kind == "anomalies"), BYTES)
         .uid(f"file-{label}")
         .name(f"{kind} file")

@@ -23,6 +23,8 @@ from models.errors import RecordError
 
 #: Stands for every service, those not seen yet among them.
 EVERY: Final = "*"
+#: How a command's bytes begin, and nothing else that shares a stream with commands.
+COMMAND: Final = b'{"command_id":'
 #: A command longer than this is none.
 MAX_BYTES: Final = 262_144
 

@@ -22,9 +22,10 @@ import orjson
 import pyarrow as pa
 
 from models.artefact import DEFAULT, Artefact
+from models.control import EVERY, Command, Feedback, Undo
 from models.deeplog import FIRST_TEMPLATE, PADDING, UNKNOWN
 from models.detectors.contract import Ends, Evidence, Scores, Seen
-from models.detectors.rapid import RapidParams
+from models.detectors.rapid import Rapid, RapidParams
 from models.detectors.registry import REGISTRY
 from models.detectors.words import shortened
 from models.fusion import Fusion, FusionParams, voters
@@ -46,6 +47,7 @@ _ORDINARY: Final = 1.0  # evidence below which a detector has seen the like ofte
 _STRONG: Final = 2.0  # thresholds; what is as strong as that is not refuted
 _REFUTED: Final = 0.5  # of the score; below two thresholds it was below 2/3, so it falls below the 0.5 of the threshold
 _REASONS: Final = 2  # that are told of a refutation
+_ACCEPTED: Final = 1_000  # lines that people called normal; the oldest give way
 _AT_ONCE: Final = 1_024  # anomalies judged together; bounds memory, changes no answer
 
 
@@ -62,7 +64,7 @@ class SecondOpinion:
         templates: how the job masks lines and mines templates.
         fusion: who votes.
 
-    State: none over calls; memos of the detectors, whose loss changes no answer.
+    State: lines that people called normal, at most `_ACCEPTED`; memos of the detectors, whose loss changes no answer.
     """
 
     def __init__(self, artefacts: Mapping[str, Artefact], templates: TemplateParams, fusion: FusionParams) -> None:
@@ -72,6 +74,46 @@ class SecondOpinion:
             for artefact in artefacts.values()
             if has_voices([artefact], fusion)
         }
+        self._accepted: dict[str, tuple[str, str]] = {}  # by command: service, message
+
+    def obey(self, command: Command) -> dict[str, bytes | None]:
+        """Take note of a command: a line that is called normal is normal from now on to whoever compares texts, and no more when that is undone.
+
+        Returns:
+            What to write to state by command id; None to remove it.
+        """
+        if isinstance(command, Feedback) and command.label == "normal" and command.message:
+            self._accepted[command.command_id] = (command.service, command.message)
+            gone = [*self._accepted][: max(0, len(self._accepted) - _ACCEPTED)]
+            written: dict[str, bytes | None] = {command.command_id: orjson.dumps((command.service, command.message))}
+        elif isinstance(command, Undo) and command.target in self._accepted:
+            gone, written = [command.target], {}
+        else:
+            return {}
+        for name in gone:
+            del self._accepted[name]
+            written[name] = None
+        self._tell(is_anew=bool(gone))
+        return written
+
+    def restore(self, accepted: Mapping[str, bytes]) -> None:
+        """Take over what `obey` gave to write."""
+        for name in sorted(accepted):
+            service, message = orjson.loads(accepted[name])
+            self._accepted[name] = (service, message)
+        self._tell(is_anew=False)
+
+    def _tell(self, *, is_anew: bool) -> None:
+        for version, voices in self._voices.items():
+            messages = [
+                message
+                for service, message in self._accepted.values()
+                if service == EVERY or self._version_of(service) == version
+            ]
+            voices.accept(messages, is_anew=is_anew)
+
+    def _version_of(self, service: str) -> str:
+        return self._version.get(service) or self._version.get(DEFAULT) or ""
 
     def step(self, anomalies: Sequence[bytes]) -> list[bytes]:
         """The revisions of those anomalies, as JSON, on which there is something to say; in order."""
@@ -93,7 +135,7 @@ class SecondOpinion:
         """The model that is asked about an anomaly: the one that told it, if it is still its service's; None where none is asked."""
         if anomaly["kind"] not in _KINDS or anomaly["mode"] != "live" or anomaly["revision"] % REVISIONS:
             return None
-        version = self._version.get(anomaly["service"]) or self._version.get(DEFAULT)
+        version = self._version_of(anomaly["service"])
         return version if version == anomaly["model_version"] and version in self._voices else None
 
 
@@ -125,6 +167,19 @@ class _Voices:
         self._code = {number: code for code, number in enumerate(artefact.vocabulary) if code >= FIRST_TEMPLATE}
         self._reference = TemplateReference(artefact.templates, templates)
         self._masking = templates.masking
+        self._artefact = artefact
+
+    def accept(self, messages: Sequence[str], *, is_anew: bool) -> None:
+        """These lines are normal: they join the core set of whoever compares texts; `is_anew` forgets those that joined before."""
+        name = RapidParams.name
+        if name not in self._detectors:
+            return
+        if is_anew:
+            self._detectors[name] = self._artefact.build(name)
+        rapid = self._detectors[name]
+        assert isinstance(rapid, Rapid)
+        for text in mask(list(messages), self._masking).to_list() if messages else ():
+            rapid.add(text)
 
     def revise(self, anomalies: Sequence[Anomaly]) -> list[Anomaly | None]:
         """The next revision of each anomaly; None where there is nothing to say. What the detectors keep is forgotten at the end."""

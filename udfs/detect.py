@@ -11,7 +11,7 @@ from pyflink.common import Row
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 
 from models.artefact import load_all
-from models.control import read_command
+from models.control import COMMAND, read_command
 from models.packing import unpack
 from models.services import no_store
 from models.shard import Shard, ShardParams, StateWrites
@@ -80,7 +80,7 @@ class DetectFn(KeyedProcessFunction):
         """Judge one packed batch, or let a command act."""
         key = ctx.get_current_key()
         shard = self._shard(key, ctx)
-        if value.startswith(b"{"):
+        if value.startswith(COMMAND):
             self._write(key, shard.obey(read_command(value)))
             self._counters["commands_total"].inc(1)
             yield from self._status(shard, is_full=False)

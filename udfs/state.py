@@ -13,5 +13,7 @@ TEMPLATES = MapStateDescriptor("templates", Types.STRING(), BYTES)
 JOURNAL = MapStateDescriptor("journal", Types.LONG(), BYTES)
 #: path → position in the files it has stood for (models/tail.py), under the one key of a followed source.
 POSITIONS = MapStateDescriptor("positions", Types.STRING(), BYTES)
+#: id of a command → JSON [service, message] of a line that a person called normal, under the one key of the second opinion.
+ACCEPTED = MapStateDescriptor("accepted", Types.STRING(), BYTES)
 #: Length in bytes of a written file with all that was written up to a checkpoint, under the one key of a file.
 LENGTH = ValueStateDescriptor("length", Types.LONG())

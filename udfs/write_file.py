@@ -5,18 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import orjson
-from pyflink.common import Row
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
 
 from udfs.state import LENGTH
-
-
-def to_file(element: Any) -> Row:
-    """ROW(key, lines) of an element: lines, or a message ROW(key, line)."""
-    return Row("file", element if isinstance(element, bytes) else element[1])
 
 
 class WriteFileFn(KeyedProcessFunction):

@@ -9,7 +9,8 @@ import orjson
 import pytest
 from pyflink.common import Row
 
-from udfs.write_file import WriteFileFn, to_file
+from udfs.one_key import under_one_key
+from udfs.write_file import WriteFileFn
 
 
 class FakeState:
@@ -106,5 +107,5 @@ def test_anomalies_that_an_earlier_run_wrote_are_left_out(out):
 
 
 def test_lines_and_messages_become_rows_under_one_key():
-    assert to_file(b"lines") == Row("file", b"lines")
-    assert to_file(Row(b"key", b"line")) == Row("file", b"line")
+    assert under_one_key(b"lines") == Row("one", b"lines")
+    assert under_one_key(Row(b"key", b"line")) == Row("one", b"line")
