@@ -14,10 +14,10 @@ that it cannot undo a newer one, and one that is read twice changes nothing.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from models.errors import RecordError
 
@@ -155,7 +155,40 @@ class Release(_Command):
     minutes: int = Field(default=30, ge=1, le=1_440)
 
 
-Command = SetMode | SetModel | SetBudget | Feedback | Undo | Release
+class EditTemplate(_Command):
+    """Change the templates of a service by hand (models/template_edits.py).
+
+    Attributes:
+        action: `join` a template to another; `pin` one, so that its text stays; `keep` a word, so that it parts templates; `mask` what a
+            regular expression matches in the masked text.
+        template_id, into: of `join` and `pin`, as the topic `templates` has them.
+        word: of `keep`.
+        name, pattern: of `mask`.
+    """
+
+    kind: Literal["template"] = "template"
+    action: Literal["join", "pin", "keep", "mask"]
+    template_id: str | None = Field(default=None, pattern=r"^[0-9a-f]{8}$")
+    into: str | None = Field(default=None, pattern=r"^[0-9a-f]{8}$")
+    word: str | None = Field(default=None, pattern=r"^\S{1,100}$")
+    name: str | None = Field(default=None, pattern=r"^[a-z]{1,20}$")
+    pattern: str | None = Field(default=None, min_length=1, max_length=300)
+
+    @model_validator(mode="after")
+    def _fields(self) -> Self:
+        wanted = {
+            "join": ("template_id", "into"),
+            "pin": ("template_id",),
+            "keep": ("word",),
+            "mask": ("name", "pattern"),
+        }
+        given = [name for name in ("template_id", "into", "word", "name", "pattern") if getattr(self, name) is not None]
+        if sorted(given) != sorted(wanted[self.action]):
+            raise ValueError(f"{self.action} takes {' and '.join(wanted[self.action])}")
+        return self
+
+
+Command = SetMode | SetModel | SetBudget | Feedback | Undo | Release | EditTemplate
 
 _COMMANDS: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 

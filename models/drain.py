@@ -112,6 +112,7 @@ class Tree:
             param_str=PARAMETER,
             parametrize_numeric_tokens=parametrize_numeric_tokens,
         )
+        self._pinned: set[int] = set()
 
     def __len__(self) -> int:
         return int(self._drain.clusters_counter)
@@ -126,6 +127,13 @@ class Tree:
         found = self._drain.tree_search(self._drain.root_node, tokens, self._drain.sim_th, False)
         return None if found is None else int(found.cluster_id) - 1
 
+    def pin(self, cluster: int, *, is_pinned: bool) -> None:
+        """Let a cluster's tokens stay as they are, whatever joins it; or no more."""
+        if is_pinned:
+            self._pinned.add(cluster + 1)
+        else:
+            self._pinned.discard(cluster + 1)
+
     def place(self, tokens: Sequence[str], *, may_grow: bool) -> Placement:
         """Match one text, or make a cluster of it where nothing matches and `may_grow`."""
         drain = self._drain
@@ -133,7 +141,9 @@ class Tree:
         if found is None:
             return self.insert(tokens) if may_grow else Placement(None, None, False, False, ())
         leaf = self._leaf(tokens)
-        common = merged(found.log_template_tokens, tokens)
+        common = (
+            found.log_template_tokens if found.cluster_id in self._pinned else merged(found.log_template_tokens, tokens)
+        )
         is_changed = common != found.log_template_tokens
         if is_changed:
             drain.set_tokens(found, common)

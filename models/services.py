@@ -10,7 +10,7 @@ lines ─→ meet ─→ by_model ─→ (judge, its lines)          status ─�
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 import numpy as np
@@ -18,13 +18,25 @@ import numpy.typing as npt
 import orjson
 
 from models.artefact import DEFAULT, Artefact
-from models.control import EVERY, Command, Feedback, Release, SetBudget, SetMode, SetModel, Undo, read_command
+from models.control import (
+    EVERY,
+    Command,
+    EditTemplate,
+    Feedback,
+    Release,
+    SetBudget,
+    SetMode,
+    SetModel,
+    Undo,
+    read_command,
+)
 from models.detectors.rows import Places
 from models.errors import ArtefactError
 from models.fusion import FusionParams
 from models.judge import Judge
 from models.life import LifeParams
-from models.said import Answer, Find, Said
+from models.said import Answer, Known, NothingKnown, Said
+from models.template_edits import Edits
 from models.templates import TemplateParams, template_hex
 from models.windows import service_key
 
@@ -96,7 +108,7 @@ class Services:
         if name not in self._said and self._for_every:
             self._judge_of[name] = None
             for command in self._for_every:
-                self._act(name, command, lambda message: None)
+                self._act(name, command, NothingKnown())
         said = self._said.get(name)
         if said is not None and said.model:
             self._judge_of[name] = self._judge(self._load(name, said.model))
@@ -151,41 +163,52 @@ class Services:
 
     # ---- commands
 
-    def obey(self, command: Command, known: Iterable[str], find: Callable[[str], Find]) -> None:
+    def obey(self, command: Command, names: Iterable[str], known: Callable[[str], Known]) -> list[str]:
         """Let a command act.
 
         Args:
             command: any.
-            known: the services with state.
-            find: of a service, from a message to its template.
+            names: the services with state.
+            known: the templates of a service.
+
+        Returns:
+            The services that it concerned.
         """
         if command.service != EVERY:
-            self._act(command.service, command, find(command.service))
-            return
+            self._act(command.service, command, known(command.service))
+            return [command.service]
         self._for_every = [*self._for_every, command][-_FOR_EVERY:]
         self._spoken.add(EVERY)
-        for name in sorted({*known, *self._said, *self._judge_of}):
-            self._act(name, command, find(name))
+        concerned = sorted({*names, *self._said, *self._judge_of})
+        for name in concerned:
+            self._act(name, command, known(name))
+        return concerned
 
-    def _act(self, name: str, command: Command, find: Find) -> None:
+    def edits(self) -> dict[str, Edits]:
+        """The changes of templates by hand, of the services that have some."""
+        return {name: said.template_edits for name, said in self._said.items() if said.edits}
+
+    def _act(self, name: str, command: Command, known: Known) -> None:
         if name not in self._judge_of:
             self._begin(name)
         said = self._said.setdefault(name, Said())
         row = int(self.lives.meet(_keys([name]), np.array([self._judge_of[name] is not None]))[0])
         self._row[name] = row
-        answer = self._answer(name, row, said, command, find)
+        answer = self._answer(name, row, said, command, known)
         if not (command.command_id in said.answers and not answer.is_obeyed):  # read twice
             said.answer(command.command_id, answer)
         self._spoken.add(name)
         self._news.add(name)
 
-    def _answer(self, name: str, row: int, said: Said, command: Command, find: Find) -> Answer:
+    def _answer(self, name: str, row: int, said: Said, command: Command, known: Known) -> Answer:
         if isinstance(command, Feedback):
-            return said.take_feedback(command, find)
+            return said.take_feedback(command, known)
         if isinstance(command, Undo):
             return said.take_back(command)
         if isinstance(command, Release):
             return said.take_release(command)
+        if isinstance(command, EditTemplate):
+            return said.take_edit(command, known)
         if isinstance(command, SetModel):
             return self._take_model(name, row, said, command)
         if not said.is_newer(command.kind, command.version):
@@ -263,6 +286,7 @@ class Services:
                     }
                     for one in said.wanted
                 ],
+                "edits": [asdict(one) for one in said.edits],
                 "releases": [
                     {"label": one.label, "from_ms": one.from_ms, "until_ms": one.until_ms} for one in said.deploys
                 ],

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import orjson
 
 from models.artefact import Artefact
-from models.control import Command
+from models.control import Command, EditTemplate, Undo
 from models.deeplog import UNKNOWN
 from models.detectors.contract import Evidence
 from models.detectors.rows import Places
@@ -36,9 +36,10 @@ from models.packing import Lines
 from models.parameters import parameters, slug
 from models.patterns import collected
 from models.reference import TemplateReference
-from models.said import Find, Wanted
+from models.said import Known, Wanted
 from models.sections import join, split
 from models.services import Load, Services, no_store
+from models.template_edits import NO_EDITS
 from models.templates import OVERFLOW_ID, ShardTemplates, TemplateParams, template_hex
 from models.training_buffer import SequenceBatch
 from models.under_way import Batch, Ear
@@ -170,6 +171,8 @@ class Shard:
             elif name == "incidents":
                 self.incidents.apply(data)
         self.services.restore(sections)
+        for service, edits in self.services.edits().items():
+            self.templates.edit(service, edits)
         self._journal_bytes = sum(map(len, journal))
 
     # ---- one batch
@@ -418,6 +421,7 @@ class Shard:
                 "template_id": template_hex(number),
                 "template": self.templates.template(seq),
                 "slug": slug(tokens),
+                "counts_as": None if (into := self.templates.final(seq)) == number else template_hex(into),
             }
         )
 
@@ -472,24 +476,43 @@ class Shard:
 
     # ---- commands
 
-    def obey(self, command: Command) -> StateWrites:
-        """Let a command act on its service; gives what to write."""
-        self.services.obey(command, self._idle, self._find)
-        return self._writes([], [])
+    def obey(self, command: Command) -> tuple[StateWrites, list[tuple[str, bytes]]]:
+        """Let a command act on its service; gives what to write, and the catalogue's entries that changed."""
+        concerned = self.services.obey(command, self._idle, self._known)
+        entries, catalogue = [], []
+        if isinstance(command, EditTemplate | Undo):
+            edits = self.services.edits()
+            for service in concerned:
+                changed = self.templates.edit(service, edits.get(service, NO_EDITS))
+                entries += [self.templates.entry(seq) for seq in changed]
+                catalogue += [self._describe(seq) for seq in changed]
+        return self._writes(entries, []), catalogue
 
     def statuses(self, at_ms: int, *, is_full: bool) -> list[tuple[str, bytes]]:
         """What is said of services, as (service, JSON): of those with news since the last call, or of all that are not idle."""
         return self.services.statuses(list(self._idle) if is_full else None, self.templates.size_of, at_ms)
 
-    def _find(self, service: str) -> Find:
-        """From a message to the id of its template among those of a service."""
-        masking = self.params.templates.masking
+    def _known(self, service: str) -> Known:
+        """The templates of a service, to be asked."""
+        return _Known(self.templates, service)
 
-        def find(message: str) -> int | None:
-            reference = TemplateReference(self.templates.export(service), self.params.templates)
-            return reference.match(tokenise(mask([message], masking).to_list(), masking)[0])
 
-        return find
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The templates of one service, to be asked."""
+
+    templates: ShardTemplates
+    service: str
+
+    def find(self, message: str) -> int | None:
+        """The id of the template of a message; None if there is none yet."""
+        params = self.templates.params
+        reference = TemplateReference(self.templates.export(self.service), params)
+        return reference.match(tokenise(mask([message], params.masking).to_list(), params.masking)[0])
+
+    def has(self, template: int) -> bool:
+        """Whether there is a template of this id."""
+        return self.templates.has(self.service, template)
 
 
 def _said(wanted: Wanted | None, release: str) -> Iterator[Evidence]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Final
 
@@ -27,9 +27,10 @@ from numpy.typing import NDArray
 
 from models.drain import Placement, Tree
 from models.errors import DriftwoodError, SettingsError
-from models.masking import MaskParams, Signature, signature
+from models.masking import MaskParams, Signature, signature, tokenise
 from models.placing import NEVER, Batch, Memo
 from models.statistics import TemplateStatistics, grown
+from models.template_edits import NO_EDITS, Edits
 
 ENTRY_VERSION: Final = 1
 OVERFLOW: Final = "<overflow>"
@@ -142,6 +143,9 @@ class ShardTemplates:
         self._memo = Memo(params.memo_texts, params.memo_chars)
         self._leaf_of: dict[object, int] = {}  # leaf of a tree → number
         self._shard_overflow: int | None = None
+        self._edits: dict[str, Edits] = {}
+        self._masking: dict[str, MaskParams] = {}  # of services with keep-words of their own
+        self._counts_as = np.zeros(0, np.int32)  # by seq, as long as templates are joined; else empty
         for entry in sorted((_decode(entry) for entry in entries), key=lambda entry: int(entry["seq"])):
             self._restore(entry)
         if stats is not None:
@@ -190,13 +194,13 @@ class ShardTemplates:
         seq_of_text, leaf_of_text = self._memo.find(texts)
         is_known = leaf_of_text >= 0
         if is_known.all():
-            seq = seq_of_text[text_of_line]
+            seq = self._final(seq_of_text[text_of_line])
             self.statistics.count(seq, ts, level)
             return TemplateStep(seq, [], [])
         batch = Batch(texts, text_of_line, seq_of_text, leaf_of_text)
         before = len(self)
         changed = self._place(batch)
-        seq = batch.seq_of_line()
+        seq = self._final(batch.seq_of_line())
         self.statistics.resize(len(self))
         self.statistics.count(seq, ts, level)
         return TemplateStep(
@@ -216,7 +220,9 @@ class ShardTemplates:
                     template = self._templates[seq]
                     assert template is not None
                     assert (template.tree, template.cluster, template.service) == (tree, cluster, service)
-                    assert part.keep == signature(template.created, self.params.masking).keep
+                    assert (
+                        part.keep == signature(template.created, self._masking.get(service, self.params.masking)).keep
+                    )
 
     # ---- placing
 
@@ -228,7 +234,7 @@ class ShardTemplates:
             line, text = heapq.heappop(waiting)
             service = batch.texts[text].partition("\0")[0]
             before = len(self)
-            seq, leaf, placed = self._place_one(service, batch.tokens_of(text, self.params.masking))
+            seq, leaf, placed = self._place_one(service, self._tokens(batch, text, service))
             changed.update(range(before, len(self)))
             if placed.is_changed:
                 changed.add(seq)
@@ -241,10 +247,17 @@ class ShardTemplates:
             self._memo.remember(batch.texts[text], seq, leaf)
         return changed
 
+    def _tokens(self, batch: Batch, text: int, service: str) -> tuple[str, ...]:
+        """The tokens of a text, with the service's own masks if it has some."""
+        edits = self._edits.get(service, NO_EDITS)
+        if not edits.masks:
+            return batch.tokens_of(text, self.params.masking)
+        return tokenise(edits.masked([batch.texts[text].partition("\0")[2]]), self.params.masking)[0]
+
     def _place_one(self, service: str, tokens: tuple[str, ...]) -> tuple[int, int, Placement]:
         """The template of one text, its leaf's number, and what placing it did."""
         state = self._services.get(service)
-        part = self._part(state, tokens)
+        part = self._part(service, state, tokens)
         tree, seqs = (state.trees.get(part) if state else None) or (self._tree(), [])
         may_grow = self._live < self.params.max_templates_shard and (
             state is None or len(state.ids) < self.params.max_templates
@@ -258,13 +271,13 @@ class ShardTemplates:
             self._adopt(state, part, tree, seqs, _Template(service, tokens, tree, placed.cluster), number)
         return seqs[placed.cluster], self._leaf_number(placed.leaf), placed
 
-    def _part(self, state: _Service | None, tokens: tuple[str, ...]) -> Signature:
+    def _part(self, service: str, state: _Service | None, tokens: tuple[str, ...]) -> Signature:
         """Which tree of the service these tokens belong to.
 
         Where many trees differ in their event words only, these words are values: more such texts go without them.
         The answer for a text never changes once it is placed, since trees stay and variants only grow.
         """
-        part = signature(tokens, self.params.masking)
+        part = signature(tokens, self._masking.get(service, self.params.masking))
         if state is None or not part.events or part in state.trees:
             return part
         is_common = state.variants.get(_form(part), 0) >= self.params.max_variants
@@ -274,14 +287,18 @@ class ShardTemplates:
         self, state: _Service, part: Signature, tree: Tree, seqs: list[int], template: _Template, number: int
     ) -> int:
         """Enter a template that its tree has just made."""
-        if part not in state.trees:
-            state.trees[part] = tree, seqs
-            form = _form(part)
-            state.variants[form] = state.variants.get(form, 0) + 1
+        self._register(state, part, tree, seqs)
         seq = self._append(template, number)
         state.ids[number] = seq
         seqs.append(seq)
         return seq
+
+    @staticmethod
+    def _register(state: _Service, part: Signature, tree: Tree, seqs: list[int]) -> None:
+        if part not in state.trees:
+            state.trees[part] = tree, seqs
+            form = _form(part)
+            state.variants[form] = state.variants.get(form, 0) + 1
 
     def _tree(self) -> Tree:
         params = self.params
@@ -347,6 +364,99 @@ class ShardTemplates:
                 made.append(self._insert(service, number, str(entry["created"]), str(entry["tokens"])))
         self._forget_places()
         return [(str(seq), self._encode(seq)) for seq in made]
+
+    # ---- by hand
+
+    def has(self, service: str, number: int) -> bool:
+        """Whether a service has a template of this id."""
+        return service in self._services and number in self._services[service].ids
+
+    def final(self, seq: int) -> int:
+        """The id of the template that one counts as: its own, unless it was joined to another by hand."""
+        return self._edits.get(self.service_of[seq], NO_EDITS).final(int(self._ids[seq]))
+
+    def edit(self, service: str, edits: Edits) -> list[int]:
+        """Let these changes by hand, and no others, be in force for a service; gives the templates whose entry changed.
+
+        No id changes. Words that part templates part those that are there, too: each goes to the tree of the text that made it.
+        """
+        before = self._edits.pop(service, NO_EDITS)
+        if edits == before:
+            if edits != NO_EDITS:
+                self._edits[service] = edits
+            return []
+        if edits != NO_EDITS:
+            self._edits[service] = edits
+        state = self._services.get(service)
+        changed: set[int] = set()
+        if edits.keep_words != before.keep_words:
+            self._masking.pop(service, None)
+            if edits.keep_words:
+                words = self.params.masking.keep_words | edits.keep_words
+                self._masking[service] = replace(self.params.masking, keep_words=words)
+            if state is not None:
+                changed |= self._plant_anew(service, state, edits.keep_words)
+        if state is not None:
+            for number, seq in state.ids.items():
+                template = self._templates[seq]
+                assert template is not None
+                if template.tree is not None:
+                    template.tree.pin(template.cluster, is_pinned=number in edits.pinned)
+                if edits.final(number) != before.final(number):
+                    changed.add(seq)
+        self._join_again()
+        self._forget_places()
+        return sorted(changed)
+
+    def _plant_anew(self, service: str, state: _Service, words: frozenset[str]) -> set[int]:
+        """Put a service's templates into the trees that their signatures name now; gives those whose tokens changed: a word that parts is shown."""
+        state.trees, state.variants = {}, {}
+        changed = set()
+        for number, seq in sorted(state.ids.items(), key=lambda one: one[1]):
+            template = self._templates[seq]
+            assert template is not None
+            tokens = tuple(
+                made if made.lower() in words else now
+                for made, now in zip(template.created, template.tokens, strict=True)
+            )
+            if tokens != template.tokens:
+                changed.add(seq)
+            part = self._part(service, state, template.created)
+            tree, seqs = state.trees.get(part) or (self._tree(), [])
+            placed = tree.insert(template.created, tokens)
+            assert placed.cluster == len(seqs)
+            template.tree, template.cluster = tree, placed.cluster
+            self._register(state, part, tree, seqs)
+            seqs.append(seq)
+            state.ids[number] = seq
+        return changed
+
+    def _join_again(self) -> None:
+        """Work out anew what each template counts as."""
+        self._counts_as = np.zeros(0, np.int32)
+        if any(edits.joined for edits in self._edits.values()):
+            self._grow_joined()
+
+    def _grow_joined(self) -> None:
+        counts_as = np.arange(len(self), dtype=np.int32)
+        for service, edits in self._edits.items():
+            ids = self._services[service].ids if service in self._services else {}
+            for number, seq in ids.items():
+                counts_as[seq] = ids.get(edits.final(number), seq)
+        self._counts_as = counts_as
+
+    def _final(self, seq: Int32s) -> Int32s:
+        """What each line's template counts as; int32[N]."""
+        if not len(self._counts_as):
+            return seq
+        if len(self._counts_as) < len(self):
+            self._grow_joined()
+        final: Int32s = self._counts_as[seq]
+        return final
+
+    def entry(self, seq: int) -> tuple[str, bytes]:
+        """A template's entry in the state: its key, and what to put there."""
+        return str(seq), self._encode(seq)
 
     def drop(self, service: str) -> list[str]:
         """Forget a service's templates; gives the keys of the entries to remove. Their numbers are never used again."""
@@ -418,7 +528,7 @@ class ShardTemplates:
             return seq
         made = tuple(created.split())
         state = self._services.setdefault(service, _Service())
-        part = self._part(state, made)
+        part = self._part(service, state, made)
         tree, seqs = state.trees.get(part) or (self._tree(), [])
         placed = tree.insert(made, tokens.split())
         assert placed.cluster == len(seqs)

@@ -81,7 +81,10 @@ class DetectFn(KeyedProcessFunction):
         key = ctx.get_current_key()
         shard = self._shard(key, ctx)
         if value.startswith(COMMAND):
-            self._write(key, shard.obey(read_command(value)))
+            writes, catalogue = shard.obey(read_command(value))
+            self._write(key, writes)
+            for name, entry in catalogue:
+                yield CATALOGUE, Row(name.encode(), entry)
             self._counters["commands_total"].inc(1)
             yield from self._status(shard, is_full=False)
             return
