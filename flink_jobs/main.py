@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from flink_jobs.commands.run import Config, Model, Set, Sink, Source, parse_sets
+from flink_jobs.commands.run import Config, Control, Model, Set, Sink, Source, StoreOption, parse_sets
 from flink_jobs.runtime.logs import to_terminal
 from models.errors import DriftwoodError
 
@@ -15,6 +15,8 @@ def submit(
     source: Source = None,
     sink: Sink = None,
     model: Model = None,
+    control: Control = None,
+    store: StoreOption = None,
     config: Config = None,
     sets: Set = None,
     print_plan: bool = False,
@@ -23,7 +25,14 @@ def submit(
     from flink_jobs import job
     from flink_jobs.settings import load
 
-    given: dict[str, Any] = {"source": source, "sink": sink, "model": model, **parse_sets(sets or [])}
+    given: dict[str, Any] = {
+        "source": source,
+        "sink": sink,
+        "model": model,
+        "control": control,
+        "store": store,
+        **parse_sets(sets or []),
+    }
     settings = load(config, **given)
     job.check(settings)
     env = job.build(settings)

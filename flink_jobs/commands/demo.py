@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flink_jobs.settings import Settings
 
 LOGS, ANOMALIES, REJECTS, TEMPLATES, VERDICTS = "logs", "anomalies", "logs-rejected", "templates", "verdicts"
+STATUS, CONTROL = "status", "control"
 # The rest of the sample goes by in about this long, so that anomalies can be read as they come
 _REPLAY_S = 25.0
 _LEAST_RATE = 200.0
@@ -161,7 +162,8 @@ def job_settings(servers: str, model: Path) -> Settings:
 
     return load(
         source=(f"kafka://{servers}/{LOGS}?start=earliest",),
-        sink=(f"kafka://{servers}/{ANOMALIES}?rejects={REJECTS}&templates={TEMPLATES}&verdicts={VERDICTS}",),
+        sink=(f"kafka://{servers}/{ANOMALIES}?rejects={REJECTS}&templates={TEMPLATES}&verdicts={VERDICTS}&status={STATUS}",),
+        control=f"kafka://{servers}/{CONTROL}",
         model=model,
         checkpoint_interval_s=5.0,
         budget_per_day=_BUDGET_PER_DAY,
@@ -327,8 +329,8 @@ def watch(servers: str, feed: Feed, job: JobHandle, shown: Shown, forever: bool 
             if len(account) >= feed.sent and now - heard_at > _QUIET_S:
                 return
             if now - fed_at > _DRAIN_S:
-                left = feed.sent - len(account)
-                shown.console.print(f"{left:,} lines are still open after {_DRAIN_S:.0f} s; not waiting longer.")
+                if left := feed.sent - len(account):
+                    shown.console.print(f"{left:,} lines are still open after {_DRAIN_S:.0f} s; not waiting longer.")
                 return
 
 

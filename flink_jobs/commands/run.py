@@ -22,6 +22,16 @@ Sink = Annotated[
     typer.Option(help="kafka://host:9092/anomalies, file:PATH, loki://…, redis://…, elastic://…; repeatable"),
 ]
 Model = Annotated[Path | None, typer.Option(help="folder of model artefacts, one for each service, and default/")]
+Control = Annotated[
+    str | None,
+    typer.Option(
+        help="kafka://host:9092/control: feedback, models and modes reach the running job; services learn by themselves"
+    ),
+]
+StoreOption = Annotated[
+    str | None,
+    typer.Option("--store", help="where announced models are: a folder that every TaskManager sees, or s3://…"),
+]
 Config = Annotated[Path | None, typer.Option(help="settings file (TOML); by default ./driftwood.toml where it exists")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="any other setting, NAME=VALUE; repeatable")]
 
@@ -42,6 +52,8 @@ def command(
     source: Source = None,
     sink: Sink = None,
     model: Model = None,
+    control: Control = None,
+    store: StoreOption = None,
     config: Config = None,
     parallelism: Annotated[int | None, typer.Option(help="slots the job uses")] = None,
     guarantee: Annotated[str | None, typer.Option(help="of the Kafka sinks: exactly-once or at-least-once")] = None,
@@ -59,6 +71,8 @@ def command(
         "source": source,
         "sink": sink,
         "model": model,
+        "control": control,
+        "store": store,
         "parallelism": parallelism,
         "guarantee": guarantee,
         "job_name": name,
