@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from models.deeplog import PADDING
 from models.detectors.contract import Bools, Int32, Int64, Seen, UInt64
 from models.detectors.rows import Places, Rows, mix
 from models.detectors.runs import begins, ranks, running_max, shifted, spans
@@ -25,6 +26,7 @@ _RECORD: Final = np.dtype(
         ("service", "<u8"),
         ("code", "<u2", (SLOTS,)),  # 0: free
         ("count", "<u2", (SLOTS,)),
+        ("is_partial", "u1"),  # the session began before it was counted
     ]
 )
 
@@ -60,7 +62,8 @@ class Counted:
 
     Shapes: `count int64[N]` lines of the line's class so far, with it (0 for late lines); `length int64[N]` lines of the session so
     far, with it; `is_begin bool[N]` the first line of a
-    session, or of the classes that share a row in a minute; `ends`: what each ended session had counted, empty where that is forgotten.
+    session, or of the classes that share a row in a minute; `ends`: what each ended session had counted, empty where that is forgotten,
+    or where the session began before it was counted, as with a model that has just replaced another.
     """
 
     count: Int64
@@ -91,6 +94,7 @@ class _Lines:
     count: Int64
     length: Int64
     is_kept: Bools
+    is_partial: Bools  # of each epoch
 
 
 class Tally:
@@ -99,7 +103,7 @@ class Tally:
     A session is forgotten when its service's time has moved on by more than `session_gap_ms` since its newest line; a minute when the next
     begins. Late lines change nothing.
 
-    State: per shard, at most `max_rows` rows of 136 bytes: one a session, and for lines without session one for each service and
+    State: per shard, at most `max_rows` rows of 137 bytes: one a session, and for lines without session one for each service and
     24 classes; beyond, the longest untouched are evicted.
     """
 
@@ -152,6 +156,8 @@ class Tally:
         continues = ~is_over[epoch_first]
         begun_with = np.where(continues, stored["lines"][run[epoch_first]], 0)
         length = begun_with[epoch] + ranks(epoch_first, len(order)) + 1
+        has_past = has_session & (seen.windows[order, -1] != PADDING)
+        is_partial = np.where(continues, stored["is_partial"][run[epoch_first]] > 0, has_past[epoch_first])
 
         # Kinds: the distinct (epoch, class). Each has a slot: the one that the row has for it, or the next one free.
         pair = epoch * MAX_CLASSES + seen.code[order]
@@ -187,6 +193,7 @@ class Tally:
         after["count"][kind_run[final], slot[final]] = so_far[kind_last[final]]
         after["touched_ms"], after["newest_ms"], after["service"] = now[last], newest[last], seen.service[order[last]]
         after["lines"] = length[last]
+        after["is_partial"] = is_partial[epoch[last]]
         self.rows.data[row] = after
         self.rows.is_dirty[row] = True
         return _Lines(
@@ -203,6 +210,7 @@ class Tally:
             count,
             length,
             is_line_kept,
+            is_partial,
         )
 
     def _ended(self, seen: Seen, lines: _Lines) -> Vectors:
@@ -223,16 +231,21 @@ class Tally:
         untouched = np.flatnonzero((newest < 0) & (run >= 0))
         absent = np.flatnonzero(run < 0)
         row = self.rows.find(ends.key[absent])
+        absent, row = absent[row >= 0], row[row >= 0]
+        is_partial = np.zeros(len(ends), np.bool_)
+        is_partial[inside] = lines.is_partial[epoch]
+        is_partial[untouched] = lines.stored["is_partial"][run[untouched]]
+        is_partial[absent] = self.rows.data["is_partial"][row]
         place, which = spans(lines.epoch_first[epoch], newest[inside] + 1)
         is_kept = lines.is_kept[place]
         place, which = place[is_kept], inside[which[is_kept]]
-        return _vectors(
-            len(ends),
+        cells = (
             _slots(lines.stored[run[inside[going_on]]], inside[going_on]),
             _slots(lines.stored[run[untouched]], untouched),
-            _slots(self.rows.data[row[row >= 0]], absent[row >= 0]),
+            _slots(self.rows.data[row], absent),
             (which, seen.code[lines.order[place]], lines.count[place]),
         )
+        return _vectors(len(ends), *cells, left_out=is_partial)
 
 
 def _last_before(seen: Seen, lines: _Lines, run: Places) -> Places:
@@ -260,8 +273,8 @@ def _slots(stored: npt.NDArray[np.void], which: Places) -> _Cells:
     return which[row], stored["code"][row, slot].astype(np.int32), stored["count"][row, slot].astype(np.int64)
 
 
-def _vectors(size: int, *cells: _Cells) -> Vectors:
-    """The vectors made of these counts; of several of one class in a vector the greatest."""
+def _vectors(size: int, *cells: _Cells, left_out: Bools | None = None) -> Vectors:
+    """The vectors made of these counts; of several of one class in a vector the greatest. Those left out are empty."""
     which = np.concatenate([part[0] for part in cells])
     code = np.concatenate([part[1] for part in cells])
     count = np.concatenate([part[2] for part in cells])
@@ -270,6 +283,9 @@ def _vectors(size: int, *cells: _Cells) -> Vectors:
     first = np.flatnonzero(begins(pair[order]))
     greatest = np.maximum.reduceat(count[order], first) if len(first) else count
     kept = order[first]
+    if left_out is not None:
+        is_in = ~left_out[which[kept]]
+        kept, greatest = kept[is_in], greatest[is_in]
     start = np.zeros(size + 1, np.int64)
     np.cumsum(np.bincount(which[kept], minlength=size), out=start[1:])
     return Vectors(start, code[kept], greatest)

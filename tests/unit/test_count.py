@@ -162,6 +162,21 @@ def test_lines_without_session_count_by_minute_of_their_service(learned):
     assert "In this minute of its service, “the scheduler" in detector.explain(seen, int(score.argmax())).sentence
 
 
+def test_a_session_that_began_before_it_was_counted_is_not_judged_by_its_end(learned):
+    """A model that replaces another meets open sessions in the middle: half their counts say nothing."""
+    first, *later = batches(lines(80, seed=9), cuts=range(203, 500, 40))
+    fresh = CountParams().build(learned, NAMES)
+    judged, is_old = [], []
+    for seen in later:
+        judged += fresh.step(seen).end.tolist()
+        is_old += np.isin(seen.ends.key, first.key).tolist()
+    judged, is_old = np.array(judged), np.array(is_old)
+    assert 0 < is_old.sum() < len(is_old)
+    assert np.isnan(judged[is_old]).all()
+    assert (judged[~is_old] == 0).all()
+    fresh.check()
+
+
 def test_a_kind_of_unit_that_was_hardly_learned_is_not_judged(detector):
     seen, _, _ = planted(missing)
     score = detector.step(seen).line
