@@ -41,7 +41,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _resolve(coordinate: str, digest: str) -> Path:
+def fetch(coordinate: str, digest: str) -> Path:
     org, artifact, version = coordinate.split(":")
     store = cache_folder() / "maven"
     path = store / org.replace(".", "/") / artifact / version / f"{artifact}-{version}.jar"
@@ -72,7 +72,7 @@ def _group(name: str, cache_path: Path) -> tuple[Path, ...]:
     store = cache_path / "maven"
     store.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(8) as pool:
-        return tuple(pool.map(lambda item: _resolve(*item), listed()[name].items()))
+        return tuple(pool.map(lambda item: fetch(*item), listed()[name].items()))
 
 
 def connector_jar() -> Path:

@@ -61,7 +61,7 @@ def test_a_jar_that_is_not_the_listed_one_is_refused_and_removed(tmp_path, monke
     path.parent.mkdir(parents=True)
     path.write_bytes(b"something else")
     with pytest.raises(DriftwoodError, match="is not the one"):
-        jars._resolve("a.b:c:1", "0" * 64)
+        jars.fetch("a.b:c:1", "0" * 64)
     assert not path.exists()
 
 
