@@ -20,7 +20,7 @@ from models.training_buffer import RedisParams
 T = TypeVar("T")
 
 #: What a sink writes: topics of Kafka, paths of files.
-RESULTS: Final = ("anomalies", "rejects", "templates", "verdicts", "status")
+RESULTS: Final = ("anomalies", "rejects", "templates", "verdicts", "status", "incidents")
 #: A start before 1990 is a time in seconds; one after the year 9999 is a slip too.
 _FIRST_MS, _LAST_MS = 631_152_000_000, 253_402_300_799_999
 
@@ -74,8 +74,8 @@ class KafkaAddress(Strict):
         topics: topic names; empty where `pattern` is set.
         pattern: a regular expression over topic names; new topics and partitions are found while the job runs.
         options: the rest of the query: `start` (earliest|latest|group, an ISO 8601 time or ms since 1970), `until` (latest) and `group` for
-            sources; `rejects`, `templates`, `verdicts`, `status` (topic names, empty for off) for sinks; anything with a dot goes to the client
-            as a Kafka property.
+            sources; `rejects`, `templates`, `verdicts`, `status`, `incidents` (topic names, empty for off) for sinks; anything with a dot goes
+            to the client as a Kafka property.
     """
 
     servers: str
@@ -194,6 +194,7 @@ class KafkaAddress(Strict):
             "rejects": "logs-rejected",
             "templates": "templates",
             "status": "status",
+            "incidents": "incidents",
         }
         return self.options.get(kind, defaults.get(kind)) or None
 
@@ -203,7 +204,7 @@ class FileAddress(Strict):
 
     Attributes:
         path: relative to the working directory.
-        options: `follow` (1|0) for sources; `rejects`, `templates`, `verdicts`, `status` (paths, empty for off) for sinks.
+        options: `follow` (1|0) for sources; `rejects`, `templates`, `verdicts`, `status`, `incidents` (paths, empty for off) for sinks.
     """
 
     path: str
@@ -265,7 +266,7 @@ class FileAddress(Strict):
         return _FLAGS[self.options.get("follow", "0")]
 
     def place(self, kind: str) -> Path | None:
-        """The absolute path for one kind of result; None where it is off, as verdicts and status are unless they are asked for."""
+        """The absolute path for one kind of result; None where it is off, as verdicts, status and incidents are unless they are asked for."""
         folder = Path(self.path).parent
         defaults = {
             "anomalies": Path(self.path),

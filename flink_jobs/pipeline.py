@@ -11,6 +11,7 @@ file:…     splits ────→ read files (the same, on chunks) ───�
      main output: anomalies ─┬→ Kafka
                              └→ second opinion ──→ Kafka    where a model has heavy detectors; in a slot of its own; hears commands too
                                 |=> deliveries ──→ Elastic, file; Loki keeps first tellings only
+                    all of them ─→ correlate ──→ Kafka incidents (compacted), file
      |=> rejects    ──────────→ Kafka logs-rejected, file   ◄── entries that Loki or Elastic refused
      |=> catalogue  ──────────→ Kafka templates (compacted), file
      |=> ranges     ──────────→ Kafka verdicts, file (off by default)
@@ -44,10 +45,12 @@ from flink_jobs.connectors import (
     send_to_kafka,
 )
 from flink_jobs.settings import Settings
+from models.alerts.correlator import CorrelatorParams
 from models.artefact import load_all
 from models.batch import BatchParams
 from models.second_opinion import has_voices
 from models.shard import ShardParams
+from udfs.correlate import CorrelateFn
 from udfs.deliver import DeliverToElastic, DeliverToLoki, DeliverToRedis
 from udfs.detect import DetectFn
 from udfs.one_key import under_one_key
@@ -128,6 +131,7 @@ def build_pipeline(
 
     results = {
         "anomalies": anomalies,
+        "incidents": _incidents(anomalies) if sinks.has("incidents") else anomalies,
         "rejects": rejects,
         "templates": catalogue,
         "verdicts": ranges,
@@ -182,6 +186,17 @@ def _second_opinion(
         .name("second opinion")
         .slot_sharing_group("second-opinion")
         .set_parallelism(1)  # there are few anomalies, and the models are large
+    )
+
+
+def _incidents(anomalies: DataStream) -> DataStream:
+    """The incidents that anomalies make: one operator, because what belongs together may come from any service."""
+    return (
+        key_by_shard(anomalies.map(under_one_key, PACKED_ROW).uid("to-correlate").name("to correlate"))
+        .process(CorrelateFn(CorrelatorParams()), MESSAGE)
+        .uid("correlate")
+        .name("correlate")
+        .set_parallelism(1)
     )
 
 

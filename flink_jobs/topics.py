@@ -21,6 +21,8 @@ _KEYWORDS = {
     "ssl.certificate.location": "ssl_certfile",
     "ssl.key.location": "ssl_keyfile",
 }
+#: Nobody needs an incident that was over a month ago; compaction alone would keep every one for ever.
+_INCIDENTS_KEPT_MS = 30 * 86_400_000
 _LOGIN = re.compile(r'(username|password)="([^"]*)"')
 
 
@@ -106,6 +108,8 @@ def _options(topic: str, settings: Settings) -> dict[str, Any]:
     }
     if settings.control and topic == KafkaAddress.control(settings.control).topics[0]:
         return options | {"num_partitions": 1, "configs": {"retention.ms": "-1"}}
+    if topic in {KafkaAddress.parse(url).place("incidents") for url in settings.sink if url.startswith("kafka:")}:
+        return options | {"configs": {"cleanup.policy": "compact,delete", "retention.ms": str(_INCIDENTS_KEPT_MS)}}
     if topic in settings.compacted_topics:
         return options | {"configs": {"cleanup.policy": "compact"}}
     return options

@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 import xxhash
 
+from models.alerts.severity import severity
 from models.detectors.contract import Evidence
 from models.parsing import LEVELS
 from models.templates import template_hex
@@ -177,6 +178,15 @@ def render(
 ) -> bytes:
     """The anomaly as JSON."""
     origin = place.origin
+    how_bad = severity(
+        place.message,
+        place.level,
+        verdict.strength,
+        verdict.threshold,
+        verdict.kind,
+        verdict.votes,
+        len(verdict.pieces),
+    )
     nearest = next((reason for reason in verdict.reasons if reason.nearest is not None), None)
     return orjson.dumps(
         {
@@ -191,8 +201,9 @@ def render(
             "host": place.host,
             "session": place.session,
             "level": LEVELS[place.level] or None,
-            "severity": None,
-            "requires_immediate_action": None,
+            "severity": how_bad.name,
+            "severity_confidence": round(how_bad.confidence, 3),
+            "requires_immediate_action": how_bad.is_immediate,
             "score": verdict.score,
             "strength": round(verdict.strength, 4),
             "threshold": round(verdict.threshold, 4),

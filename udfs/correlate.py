@@ -5,21 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from loguru import logger
-from pyflink.common import Row, Types
+from pyflink.common import Row
 from pyflink.datastream import KeyedProcessFunction, RuntimeContext
-from pyflink.datastream.state import MapStateDescriptor
 
 from models.alerts.correlator import Correlator, CorrelatorParams, Upsert
-from udfs.tags import BYTES
+from udfs.state import INCIDENTS
 from udfs.worker import prepare_worker, settle
-
-#: Row of the correlator's tables (models/alerts/table.py) → its bytes, under the one key of the stream.
-INCIDENTS = MapStateDescriptor("incidents", Types.STRING(), BYTES)
-
-
-def to_one_key(message: Row) -> Row:
-    """ROW(key, anomaly JSON) of a message, the key the same for all: what is correlated has one state."""
-    return Row("incidents", message[1])
 
 
 class CorrelateFn(KeyedProcessFunction):

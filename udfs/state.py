@@ -15,5 +15,7 @@ JOURNAL = MapStateDescriptor("journal", Types.LONG(), BYTES)
 POSITIONS = MapStateDescriptor("positions", Types.STRING(), BYTES)
 #: id of a command → JSON [service, message] of a line that a person called normal, under the one key of the second opinion.
 ACCEPTED = MapStateDescriptor("accepted", Types.STRING(), BYTES)
+#: Row of the correlator's tables (models/alerts/table.py) → its bytes, under its one key.
+INCIDENTS = MapStateDescriptor("incidents", Types.STRING(), BYTES)
 #: Length in bytes of a written file with all that was written up to a checkpoint, under the one key of a file.
 LENGTH = ValueStateDescriptor("length", Types.LONG())

@@ -10,7 +10,8 @@ from pyflink.common import Row
 
 from models.alerts.correlator import CorrelatorParams
 from tests.unit.test_alerts_correlator import SECOND, T0, anomaly
-from udfs.correlate import CorrelateFn, to_one_key
+from udfs.correlate import CorrelateFn
+from udfs.one_key import under_one_key
 
 
 class FakeState:
@@ -91,7 +92,7 @@ def opened(flink: FakeFlink) -> CorrelateFn:
 def test_anomalies_become_incidents_keyed_by_their_id_and_timers_tell_and_end_them() -> None:
     flink = FakeFlink(FakeState())
     function = opened(flink)
-    rows = list(function.process_element(to_one_key(Row(b"cart", anomaly(1)))[1], flink))
+    rows = list(function.process_element(under_one_key(Row(b"cart", anomaly(1)))[1], flink))
     assert [row[0] for row in rows] == [orjson.loads(row[1])["incident_id"].encode() for row in rows]
     assert flink.gauges["incidents_open"]() == 1
     told = [orjson.loads(row[1]) for row in flink.pass_time(function, T0 + 12 * SECOND)]
@@ -134,7 +135,3 @@ def test_elements_and_restarts_add_no_second_series_of_ticks() -> None:
         flink.now_ms += 130
         list(function.process_element(anomaly(n), flink))
     assert len(flink.timers) == 1
-
-
-def test_all_messages_have_one_key() -> None:
-    assert to_one_key(Row(b"a", b"1"))[0] == to_one_key(Row(b"b", b"2"))[0]

@@ -51,7 +51,9 @@ def step(found, lines, first=0):
         at = first + one.at
         if not one.revision:
             found.name(lines[one.at].key, f"line {at}")
-        told.append((at, one.strength, one.revision, one.origin, [(piece, weight) for piece, (weight, _) in one.pieces.items()]))
+        told.append(
+            (at, one.strength, one.revision, one.origin, [(piece, weight) for piece, (weight, _) in one.pieces.items()])
+        )
     return told
 
 

@@ -209,10 +209,10 @@ def test_a_wrong_source_says_what_is_wrong(url, message):
     [
         ("kafka://h:1/a,b", "exactly one topic"),
         ("kafka://h:1/?pattern=a.*", "exactly one topic"),
-        ("kafka://h:1/a?start=latest", "no option start; there are: rejects, status, templates, verdicts"),
+        ("kafka://h:1/a?start=latest", "no option start; there are: incidents, rejects, status, templates, verdicts"),
         ("kafka://h:1/a?rejects=a", "two kinds of result to one topic"),
         ("kafka://h:1/templates", "two kinds of result to one topic"),
-        ("file:out.jsonl?reject=x", "no option reject; there are: rejects, status, templates, verdicts"),
+        ("file:out.jsonl?reject=x", "no option reject; there are: incidents, rejects, status, templates, verdicts"),
         ("file:out.jsonl?follow=1", "no option follow"),
         ("file:?rejects=x", "names no file"),
         ("file:out.jsonl?rejects=a&rejects=b", "rejects is given twice"),
