@@ -119,6 +119,9 @@ class DataSet:
         grace = about.get("grace_s") or 0
         if not isinstance(grace, int | float) or grace < 0:
             raise DataSetError(f"{root / 'dataset.json'}: grace_s is {grace!r}; give seconds, at least 0.")
+        field = about.get("session_field")
+        if field is not None and not isinstance(field, str):
+            raise DataSetError(f"{root / 'dataset.json'}: session_field is {field!r}; give the name of a field.")
         labels = root / "labels.csv"
         return cls(
             folder=root,
@@ -126,7 +129,7 @@ class DataSet:
             unit=unit,
             logs=logs,
             units=tuple(_units(labels, unit)) if unit != "template" and labels.exists() else (),
-            session_field=about.get("session_field"),
+            session_field=field,
             train_until_ms=_time(about["train_until"], root) if about.get("train_until") else None,
             train_sessions=_session_list(root, about.get("train_sessions")),
             train_windows=_windows(root, about.get("train_windows")),
@@ -296,6 +299,10 @@ def _session_list(root: Path, value: object) -> frozenset[str] | None:
         raise DataSetError(
             f"{path}, which dataset.json names in train_sessions, cannot be read: {error.strerror}."
         ) from error
+    except UnicodeDecodeError as error:
+        raise DataSetError(
+            f"{path}, which dataset.json names in train_sessions, is no text in UTF-8; write one session a line."
+        ) from error
 
 
 def _windows(root: Path, value: object) -> tuple[tuple[int, int], ...] | None:
@@ -320,6 +327,8 @@ def _rows(path: Path, columns: set[str]) -> list[dict[str, str]]:
             rows = list(csv.DictReader(file))
     except OSError as error:
         raise DataSetError(f"{path} cannot be read: {error.strerror}.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataSetError(f"{path} is no csv file in UTF-8 ({error}); write it again as text.") from error
     if rows and not columns <= rows[0].keys():
         raise DataSetError(f"{path} lacks the columns {', '.join(sorted(columns - rows[0].keys()))}.")
     return rows

@@ -126,3 +126,20 @@ def test_a_folder_without_description_or_logs_is_refused(tmp_path):
 )
 def test_levels_are_blanked_in_fields_and_at_the_head_of_messages(line, hidden):
     assert hide_level(line) == hidden
+
+
+def test_files_that_are_no_text_and_a_field_that_is_no_name_are_refused_by_name(tmp_path):
+    (tmp_path / "logs.jsonl").write_text("{}")
+    labels, sessions, about = tmp_path / "labels.csv", tmp_path / "s.txt", tmp_path / "dataset.json"
+    about.write_text('{"unit": "session", "train_sessions": "s.txt"}')
+    sessions.write_bytes(b"\xff\xfe\x80")
+    with pytest.raises(DataSetError, match=r"s\.txt.*train_sessions.*UTF-8"):
+        DataSet.open(tmp_path)
+    sessions.write_text("a")
+    for wrong in (b"\xff\xfe\x80" * 9, b"session,label\n" + b"a" * 200_000 + b",1\n"):
+        labels.write_bytes(wrong)
+        with pytest.raises(DataSetError, match=r"labels\.csv is no csv file"):
+            DataSet.open(tmp_path)
+    about.write_text('{"unit": "session", "session_field": 5}')
+    with pytest.raises(DataSetError, match="session_field is 5"):
+        DataSet.open(tmp_path)
