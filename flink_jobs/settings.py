@@ -117,6 +117,10 @@ class Settings(BaseSettings):
     detectors: tuple[str, ...] | None = Field(
         default=None, description="those that vote; default: all that the model has"
     )
+    embedding: str = Field(
+        default="auto",
+        description="how texts become vectors when a model is trained: auto, hashed, the name of an installed sentence model, or its folder",
+    )
     budget_per_day: float = Field(
         default=FusionParams().budget_per_day,
         gt=0,

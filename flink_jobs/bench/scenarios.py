@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from flink_jobs.bench.detectors import detector_figures
 from flink_jobs.bench.rates import Rate, measure
 from flink_jobs.runtime import jars, java
 from flink_jobs.runtime.broker import Broker
@@ -38,6 +39,7 @@ class BenchSize:
     train_lines: int = 100_000
     latency_s: int = 60
     memory_lines: int = 5_000_000
+    detector_lines: int = 300_000
 
 
 #: Share of the lines of the memory run that end with a word never seen again.
@@ -49,6 +51,7 @@ QUICK = BenchSize(
     train_lines=40_000,
     latency_s=20,
     memory_lines=400_000,
+    detector_lines=100_000,
 )
 
 
@@ -232,7 +235,7 @@ def run(
         folder: for the model.
         size: how much is read.
         say: takes one line of progress.
-        only: names of parts: speed, services, sessions, memory, latency; all if empty.
+        only: names of parts: speed, services, sessions, memory, latency, detectors; all if empty.
         guarantee: of the job's Kafka sinks.
     """
 
@@ -241,6 +244,10 @@ def run(
 
     params = BenchParams(lines=size.floor_lines)
     figures: dict[str, Any] = {}
+    if wanted("detectors"):  # in this process, before others keep its cores busy
+        figures |= detector_figures(size.detector_lines, size.train_lines, say)
+    if set(only) == {"detectors"}:
+        return figures
     with Bench(folder, size, say, guarantee) as bench:
         model = bench.train(params)
         figures["templates"] = params.templates

@@ -25,7 +25,12 @@ _FIGURES = ("precision", "recall", "f1", "auc", "pr_auc", "false_alarm_ratio", "
 
 
 def command(
-    data: Annotated[Path, typer.Argument(help="A data set folder; or, with --model, any log file to be scored.")],
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A data set folder; or, with --model, any log file to be scored. --study planted needs none."
+        ),
+    ] = None,
     model: Annotated[
         Path | None, typer.Option(help="Folder of models. Default: train on the data set's own training part.")
     ] = None,
@@ -49,6 +54,12 @@ def command(
     words: Annotated[
         str, typer.Option(help="Sets of templates only: which words part templates, all, half, keep or none.")
     ] = "all",
+    study: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of an evaluation, one table of docs/measurements.md: loggpt, texts, contamination or planted."
+        ),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write the report as JSON to this file.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write every anomaly to this file, one JSON a line.")] = None,
     hide_levels: Annotated[
@@ -65,7 +76,6 @@ def command(
 
     A unit is flagged when an anomaly falls in it. Thresholds come from the training part alone.
     """
-    import orjson
     import torch
     from rich.console import Console
 
@@ -77,10 +87,18 @@ def command(
     settings = load(config, **{**parse_sets(sets or []), "detectors": detectors})
     torch.set_num_threads(threads)
     err = Console(stderr=True, highlight=False)
+    if study is not None:
+        figures = _study(study, data, settings, hide_levels, seed, device, err)
+        _give(figures, report, as_json, _print_study)
+        return
+    if data is None:
+        raise DataSetError("there is nothing to evaluate: name a data set folder, or a log file and --model.")
     if (data / "dataset.json").exists():
         dataset = DataSet.open(data)
     elif data.is_dir():
         raise DataSetError(f"{data / 'dataset.json'} is missing; give a data set folder, or a log file and --model.")
+    elif not data.exists():
+        raise DataSetError(f"{data} is not there; check the path (the current folder is {Path.cwd()}).")
     elif model is None:
         raise DataSetError(f"{data} is a file without a training part; add --model DIR to score it.")
     else:
@@ -93,18 +111,75 @@ def command(
         options = [*([f"--config={config}"] if config else []), *(f"--set={pair}" for pair in sets or [])]
         options += [f"--set=detectors={detectors}"] if detectors else []
         figures = _score(dataset, model, settings, options, through, out, hide_levels, seed, device, err)
+    _give(figures, report, as_json, _print)
+    if page is not None:
+        _write(page, _page(figures))
+    for what, path in (("page", page), ("anomalies", out)):
+        if path is not None and not as_json:
+            typer.echo(f"{what}: {path}")
+
+
+def _give(
+    figures: Mapping[str, Any], report: Path | None, as_json: bool, show: Callable[[Mapping[str, Any]], None]
+) -> None:
+    """Write figures to the report, and show them."""
+    import orjson
+
     text = orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode()
     if report is not None:
         _write(report, text + "\n")
-    if page is not None:
-        _write(page, _page(figures))
     if as_json:
         typer.echo(text)
         return
-    _print(figures)
-    for what, path in (("report", report), ("page", page), ("anomalies", out)):
-        if path is not None:
-            typer.echo(f"{what}: {path}")
+    show(figures)
+    if report is not None:
+        typer.echo(f"report: {report}")
+
+
+def _study(
+    name: str, data: Path | None, settings: Settings, hide_levels: bool, seed: int, device: str, err: Console
+) -> dict[str, Any]:
+    from flink_jobs.job import core_params
+    from models.datasets import DataSet
+    from models.detectors.registry import REGISTRY
+    from models.fitting import FitParams
+    from models.studies import STUDIES, Subject, study
+    from models.train import CHEAP, TrainParams
+
+    if name not in STUDIES:
+        raise SettingsError(f"--study is {name!r}; choose from {', '.join(STUDIES)}.")
+    batching, shards = core_params(settings)
+    params = TrainParams(
+        fit=FitParams(device=device),
+        embedding=settings.embedding,
+        seed=seed,
+        detectors=settings.detectors or (tuple(REGISTRY) if name == "planted" else CHEAP),
+        windows=shards.windows,
+        templates=shards.templates,
+        batching=batching,
+    )
+    if data is not None and not (data / "dataset.json").is_file():
+        raise DataSetError(f"{data} is no data set folder (it holds no dataset.json); a study needs one with labels.")
+    dataset = None if data is None else DataSet.open(data)
+
+    def say(line: str) -> None:
+        err.print(line, markup=False)
+
+    return study(name, Subject(dataset, params, shards, is_level_hidden=hide_levels, say=say))
+
+
+def _print_study(figures: Mapping[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = figures["rows"]
+    table = Table(box=None, header_style="bold")
+    for name, value in rows[0].items():
+        table.add_column(name.replace("_", " "), justify="left" if isinstance(value, str) else "right")
+    for row in rows:
+        table.add_row(*(_shown(value) if isinstance(value, float | None) else str(value) for value in row.values()))
+    typer.echo(f"{figures['dataset'] or 'planted faults'}: {figures['about']}")
+    Console().print(table)
 
 
 def _templates(dataset: DataSet, settings: Settings, parser: str, masks: str, words: str) -> dict[str, Any]:
@@ -220,6 +295,7 @@ def _train(
     batching, shards = core_params(settings)
     params = TrainParams(
         fit=FitParams(device=device),
+        embedding=settings.embedding,
         seed=seed,
         detectors=settings.detectors or CHEAP,
         windows=shards.windows,

@@ -67,6 +67,7 @@ def command(
     batches, dataset = open_input(data, settings)
     params = TrainParams(
         fit=FitParams(device=device, epochs=epochs),
+        embedding=settings.embedding,
         seed=seed,
         windows=shard.windows,
         templates=shard.templates,
@@ -107,6 +108,7 @@ class Steps:
         self._progress = Progress(*columns, console=console, disable=not console.is_terminal)
         self._console = console
         self._tasks: dict[str, TaskID] = {}
+        self._last = ("", "")
 
     def __enter__(self) -> Steps:
         self._progress.start()
@@ -129,7 +131,8 @@ class Steps:
         """Shows how far the training of one service's model has come."""
         state = what if loss is None else f"{what}  loss {loss:.4f}"
         if self._progress.disable:
-            if loss is None:
+            if loss is None and self._last != (service, state):
+                self._last = (service, state)
                 self._console.print(f"{service}: {state}", markup=False, soft_wrap=True)
             return
         if service not in self._tasks:

@@ -220,6 +220,16 @@ class LogGPT(Detector):
         line[seen.code == UNKNOWN] = _RAREST + 1
         return Scores(line, end)
 
+    def outside(self, seen: Seen) -> Bools:
+        """Which lines the paper calls anomalous: those that are not among the top k, and those of an unknown template; `bool[N]`."""
+        found: Bools = seen.code == UNKNOWN
+        judged = np.flatnonzero(_is_judged(seen) & ~found)
+        rows, inverse = np.unique(
+            np.column_stack((seen.windows[judged], seen.code[judged])), axis=0, return_inverse=True
+        )
+        found[judged] = (self._ranked(rows[:, :-1], rows[:, -1])[1] >= self._top_k)[inverse.ravel()]
+        return found
+
     def explain(self, seen: Seen, at: int, *, is_end: bool = False) -> Evidence:
         """What was expected at this place, and where in the order of expectation came what came."""
         window = (seen.ends.windows if is_end else seen.windows)[at]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from models.detectors.contract import Corpus, Evidence, Float32, Int64, Learned, Report, Seen, quiet
 from models.detectors.texts import TextDetector, TextParams, normal_texts
-from models.embedding import VECTOR_DIGITS, Encoder, load
+from models.embedding import VECTOR_DIGITS, Encoder, load, recall
 from models.errors import SettingsError
 
 _LEVELS: Final = ("token", "sentence")
@@ -57,7 +57,7 @@ class RapidParams(TextParams):
     def learn(self, corpus: Corpus, *, seed: int = 0, report: Report = quiet) -> Learned:
         """The core set: normal texts that cover all of them, with their sentence vectors; nothing is left to chance."""
         normal = normal_texts(corpus, self)
-        encoder = load(self.model)
+        encoder = load(self.embedding)
         vectors = encoder.sentences(normal.texts, lambda done: report("embedding normal texts", done, None))
         core = cover(vectors, self.core_texts)
         report("embedding normal texts", 1.0, None)
@@ -67,7 +67,7 @@ class RapidParams(TextParams):
             "varied": normal.varied,
         }
         facts = {
-            "model": encoder.fingerprint,
+            "embedding": encoder.about(),
             "texts": len(normal.texts),
             "core": [normal.texts[at] for at in core.tolist()],
         }
@@ -75,7 +75,7 @@ class RapidParams(TextParams):
 
     def build(self, learned: Learned, names: Sequence[str]) -> Rapid:
         """The detector."""
-        return Rapid(self, learned, names, self.encoder(learned))
+        return Rapid(self, learned, names, recall(learned.facts["embedding"]))
 
 
 def cover(vectors: Float32, size: int) -> npt.NDArray[np.intp]:

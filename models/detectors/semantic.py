@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from models.detectors.contract import Corpus, Evidence, Float32, Learned, Report, Seen, quiet
 from models.detectors.texts import TextDetector, TextParams, normal_texts
-from models.embedding import Encoder, load
+from models.embedding import Encoder, load, recall
 from models.errors import SettingsError
 
 Float64 = npt.NDArray[np.float64]
@@ -50,7 +50,7 @@ class SemanticParams(TextParams):
     def learn(self, corpus: Corpus, *, seed: int = 0, report: Report = quiet) -> Learned:
         """A forest in which a text weighs the square root of its lines, so that a chatty one does not fill it."""
         normal = normal_texts(corpus, self)
-        encoder = load(self.model)
+        encoder = load(self.embedding)
         vectors = encoder.sentences(normal.texts, lambda done: report("embedding normal texts", 0.8 * done, None))
         forest = Forest.fit(vectors, np.sqrt(normal.counts), self.trees, self.samples, seed)
         report("growing the forest", 1.0, None)
@@ -58,7 +58,7 @@ class SemanticParams(TextParams):
         order = np.argsort(scores, kind="stable")
         below = np.cumsum(normal.counts[order]) >= (1 - self.contamination) * normal.counts.sum()
         facts = {
-            "model": encoder.fingerprint,
+            "embedding": encoder.about(),
             "texts": len(normal.texts),
             "samples": self.samples,
             "usual_score": round(float(scores[order[below.argmax()]]), 5),
@@ -67,7 +67,7 @@ class SemanticParams(TextParams):
 
     def build(self, learned: Learned, names: Sequence[str]) -> Semantic:
         """The detector."""
-        return Semantic(self, learned, names, self.encoder(learned))
+        return Semantic(self, learned, names, recall(learned.facts["embedding"]))
 
 
 class Semantic(TextDetector):

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.deeplog import FIRST_TEMPLATE
-from models.detectors.contract import DIGITS, Bools, Corpus, Detector, Float32, Int32, Int64, Learned, Scores, Seen
-from models.embedding import BUILT_IN, Encoder, load
+from models.detectors.contract import DIGITS, Bools, Corpus, Detector, Float32, Int32, Int64, Scores, Seen
+from models.embedding import AUTO
 from models.errors import DataSetError, SettingsError
 
 
@@ -27,36 +27,23 @@ class TextParams:
     """The settings of a detector of single texts.
 
     Attributes:
-        model: the sentence model, `words` or a folder (models/embedding.py).
+        embedding: the sentence model to learn with: `auto`, `all-MiniLM-L6-v2`, `hashed`, a package or a folder (models/embedding.py).
         learned_texts: distinct texts learned from at most, the most frequent first; a model of 22 million parameters takes 10 to 20 ms for each.
         texts_per_class: a template with more distinct texts than this is judged by the template.
         memo_texts: bound of the memo of scores by text.
     """
 
-    model: str = BUILT_IN
+    embedding: str = AUTO
     learned_texts: int = 4_000
     texts_per_class: int = 50
     memo_texts: int = 20_000
 
     def __post_init__(self) -> None:
-        if not self.model:
-            raise SettingsError(f"model is empty; name a folder with a sentence model, or {BUILT_IN!r}.")
+        if not self.embedding:
+            raise SettingsError(f"embedding is empty; name a sentence model, or {AUTO!r}.")
         for name in ("learned_texts", "texts_per_class", "memo_texts"):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be at least 1.")
-
-    def encoder(self, learned: Learned) -> Encoder:
-        """The model that this was learned with.
-
-        Raises: ValueError if the settings name another.
-        """
-        encoder = load(self.model)
-        if encoder.fingerprint != learned.facts["model"]:
-            raise ValueError(
-                f"learned with the sentence model {learned.facts['model']}, but {self.model!r} is {encoder.fingerprint}: "
-                "name the same model in the settings, or train again"
-            )
-        return encoder
 
 
 @dataclass(frozen=True, slots=True)

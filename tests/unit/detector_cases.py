@@ -13,7 +13,9 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from models.detectors.contract import Corpus, Ends, Seen
+from models.detectors.contract import Corpus, Ends, Params, Seen
+from models.detectors.registry import REGISTRY
+from models.detectors.texts import TextParams
 from models.windows import WindowParams
 
 LENGTH = 5
@@ -132,6 +134,12 @@ def batches(made: Sequence[Line], cuts: Sequence[int] = (), wait_ms: int = 5_000
             )
         )
     return found
+
+
+def params(name: str) -> Params:
+    """The parameters of a detector; of texts with the embedding that is built in, which needs no time to load."""
+    kind = REGISTRY[name]
+    return kind(embedding="hashed") if issubclass(kind, TextParams) else kind()
 
 
 def corpus(count: int = 400, seed: int = 0) -> Corpus:

@@ -8,7 +8,7 @@ import pytest
 from models.detectors.contract import Corpus
 from models.detectors.registry import REGISTRY
 from models.errors import DataSetError
-from tests.unit.detector_cases import NAMES, batches, corpus, lines, missing, new_text
+from tests.unit.detector_cases import NAMES, batches, corpus, lines, missing, new_text, params
 
 NAMES_OF_ALL = list(REGISTRY)
 
@@ -20,7 +20,7 @@ def learned():
 
     def get(name):
         if name not in known:
-            known[name] = REGISTRY[name]().learn(corpus(), seed=1)
+            known[name] = params(name).learn(corpus(), seed=1)
         return known[name]
 
     return get
@@ -41,9 +41,9 @@ def day():
 @pytest.mark.parametrize("name", NAMES_OF_ALL)
 def test_any_cut_into_batches_gives_the_same_scores(name, learned):
     made = day()
-    whole = run(REGISTRY[name]().build(learned(name), NAMES), batches(made))
+    whole = run(params(name).build(learned(name), NAMES), batches(made))
     for size in (1, 7, 100):
-        cut = run(REGISTRY[name]().build(learned(name), NAMES), batches(made, range(size, len(made), size)))
+        cut = run(params(name).build(learned(name), NAMES), batches(made, range(size, len(made), size)))
         np.testing.assert_array_equal(cut[0], whole[0])
         np.testing.assert_array_equal(np.sort(cut[1]), np.sort(whole[1]))
 
@@ -52,10 +52,10 @@ def test_any_cut_into_batches_gives_the_same_scores(name, learned):
 def test_state_restored_at_any_cut_goes_on_as_if_nothing_had_happened(name, learned):
     made = day()
     parts = batches(made, (50, 130, 260))
-    kept = REGISTRY[name]().build(learned(name), NAMES)
+    kept = params(name).build(learned(name), NAMES)
     journal = []
     for number, part in enumerate(parts):
-        fresh = REGISTRY[name]().build(learned(name), NAMES)
+        fresh = params(name).build(learned(name), NAMES)
         for entry in [kept.to_bytes()] if number == 2 else journal:
             fresh.apply(entry)
         fresh.check()
@@ -70,14 +70,14 @@ def test_state_restored_at_any_cut_goes_on_as_if_nothing_had_happened(name, lear
 def test_a_step_changes_no_input(name, learned):
     seen = batches(day())[0]
     before = {column: np.copy(getattr(seen, column)) for column in ("code", "windows", "ts", "key", "level", "text")}
-    REGISTRY[name]().build(learned(name), NAMES).step(seen)
+    params(name).build(learned(name), NAMES).step(seen)
     for column, values in before.items():
         np.testing.assert_array_equal(getattr(seen, column), values)
 
 
 @pytest.mark.parametrize("name", NAMES_OF_ALL)
 def test_the_same_seed_learns_the_same(name, learned):
-    again = REGISTRY[name]().learn(corpus(), seed=1)
+    again = params(name).learn(corpus(), seed=1)
     assert again.facts == learned(name).facts
     assert set(again.arrays) == set(learned(name).arrays)
     for key, array in learned(name).arrays.items():
@@ -86,7 +86,7 @@ def test_the_same_seed_learns_the_same(name, learned):
 
 @pytest.mark.parametrize("name", NAMES_OF_ALL)
 def test_scores_are_finite_or_say_nothing_and_every_score_can_be_explained(name, learned):
-    detector = REGISTRY[name]().build(learned(name), NAMES)
+    detector = params(name).build(learned(name), NAMES)
     for seen in batches(day(), (100,)):
         scores = detector.step(seen)
         assert scores.line.shape == (len(seen),)
@@ -103,7 +103,7 @@ def test_scores_are_finite_or_say_nothing_and_every_score_can_be_explained(name,
 
 @pytest.mark.parametrize("name", NAMES_OF_ALL)
 def test_nothing_seen_is_no_error(name, learned):
-    detector = REGISTRY[name]().build(learned(name), NAMES)
+    detector = params(name).build(learned(name), NAMES)
     seen = batches(day())[0]
     scores = detector.step(seen.take(np.zeros(0, np.int64), np.zeros(0, np.int64)))
     assert len(scores.line) == len(scores.end) == 0
@@ -116,12 +116,12 @@ def test_one_template_only_is_learned_without_an_error(name):
     same = [line for line in lines(400, seed=2) if line.code == 9] * 20
     one = Corpus(batches(same, range(200, len(same), 200)), NAMES, 5)
     try:
-        lesson = REGISTRY[name]().learn(one, seed=1)
+        lesson = params(name).learn(one, seed=1)
     except DataSetError as error:
         needed = str(error)
         lesson = None
     if lesson is None:
         assert any(character.isdigit() for character in needed)  # it says how much is needed
         return
-    scores = REGISTRY[name]().build(lesson, NAMES).step(one.batches[0])
+    scores = params(name).build(lesson, NAMES).step(one.batches[0])
     assert not np.isinf(scores.line).any()

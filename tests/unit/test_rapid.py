@@ -21,13 +21,18 @@ def reworded(made, rng):
     return [*made[:3], odd, *made[3:]]
 
 
+def rapid(**changed):
+    """With the embedding that is built in, whose figures these tests know; tests/unit/test_embedding.py has the real one."""
+    return RapidParams(**{"embedding": "hashed", **changed})
+
+
 @pytest.fixture(scope="module")
 def learned():
-    return RapidParams().learn(corpus(60), seed=1)
+    return rapid().learn(corpus(60), seed=1)
 
 
 def build(learned, **changed):
-    return RapidParams(**changed).build(learned, NAMES)
+    return rapid(**changed).build(learned, NAMES)
 
 
 def judged(fault, faulty=(4, 9)):
@@ -134,10 +139,10 @@ def test_a_template_of_many_texts_is_judged_by_the_template():
     made = lines(60)
     free = [dataclasses.replace(line, text=f"price for user u{at}") for at, line in enumerate(made) if line.code == 4]
     batch = batches(free)[0]
-    lesson = RapidParams(texts_per_class=20).learn(Corpus([batch], NAMES, 5))
+    lesson = rapid(texts_per_class=20).learn(Corpus([batch], NAMES, 5))
     assert lesson.facts["core"] == [NAMES[4]]
     assert lesson.arrays["varied"].tolist() == [4]
-    detector = RapidParams(texts_per_class=20).build(lesson, NAMES)
+    detector = rapid(texts_per_class=20).build(lesson, NAMES)
     unseen = dataclasses.replace(batch, texts=[text + "x" for text in batch.texts])
     assert (detector.step(unseen).line == 0).all()
     assert detector.explain(unseen, 0).nearest == NAMES[4]
@@ -149,7 +154,7 @@ def test_the_core_set_covers_the_texts_within_its_bound():
     vectors = np.eye(6, dtype=np.float32)[[0, 0, 1, 1, 2, 2, 0, 3]]
     assert cover(vectors, 4).tolist() == [0, 2, 4, 7]
     assert cover(vectors, 100).tolist() == list(range(8))
-    lesson = RapidParams(core_texts=3).learn(corpus(30))
+    lesson = rapid(core_texts=3).learn(corpus(30))
     assert len(lesson.facts["core"]) == len(lesson.arrays["sentences"]) == len(lesson.arrays["counts"]) == 3
     assert NAMES[3] in lesson.facts["core"]  # the most frequent
 
@@ -157,20 +162,20 @@ def test_the_core_set_covers_the_texts_within_its_bound():
 def test_lines_held_out_teach_nothing():
     normal = corpus(30)
     is_held = normal.column("code") == 6
-    lesson = RapidParams().learn(dataclasses.replace(normal, is_held=is_held))
+    lesson = rapid().learn(dataclasses.replace(normal, is_held=is_held))
     assert NAMES[6] not in lesson.facts["core"]
     assert lesson.arrays["counts"].sum() == (~is_held).sum()
-    detector = RapidParams().build(lesson, NAMES)
+    detector = rapid().build(lesson, NAMES)
     for seen in normal.batches:
         np.testing.assert_array_equal(detector.step(seen).line > 0, seen.code == 6)
 
 
 def test_no_lines_another_model_or_wrong_settings_are_refused(learned):
     with pytest.raises(DataSetError, match="at least 1"):
-        RapidParams().learn(Corpus([], NAMES, 5))
-    other = dataclasses.replace(learned, facts={**learned.facts, "model": "another"})
-    with pytest.raises(ValueError, match="another"):
-        build(other)
-    for wrong in ({"level": "word"}, {"neighbours": 0}, {"model": ""}, {"memo_texts": 0}):
+        rapid().learn(Corpus([], NAMES, 5))
+    about = {**learned.facts["embedding"], "fingerprint": "another"}
+    with pytest.raises(SettingsError, match="trained with another sentence model 'hashed'"):
+        build(dataclasses.replace(learned, facts={**learned.facts, "embedding": about}))
+    for wrong in ({"level": "word"}, {"neighbours": 0}, {"embedding": ""}, {"memo_texts": 0}):
         with pytest.raises(SettingsError):
-            RapidParams(**wrong)
+            rapid(**wrong)

@@ -14,7 +14,7 @@ from tests.unit.detector_cases import NAMES, batches, corpus, lines, new_text
 
 @pytest.fixture(scope="module")
 def learned():
-    return SemanticParams().learn(corpus(60), seed=1)
+    return SemanticParams(embedding="hashed").learn(corpus(60), seed=1)
 
 
 def test_a_text_never_seen_scores_above_every_normal_line(learned):
