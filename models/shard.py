@@ -274,7 +274,7 @@ class Shard:
         ear = Ear(self.services, self.templates.ids, model, classes, judged, batch, rows, ends)
         ear.silence()
         wanted = ear.want()
-        batch.is_withheld[rows[judged.line_weight.max(axis=0) >= SUSPECT]] = True
+        batch.is_withheld[rows[judged.line_weight[0] >= SUSPECT]] = True  # not what is odd about the service as a whole
         about, lines = batch.suspects(
             judged,
             rows,
