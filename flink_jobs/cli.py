@@ -18,10 +18,26 @@ app = typer.Typer(
     help="Finds, in a stream of logs, the lines that do not belong.",
 )
 
-COMMANDS = ("run", "train", "evaluate", "templates", "workflow", "sample", "replay", "demo", "bench")
+COMMANDS = (
+    "run",
+    "train",
+    "trainer",
+    "feedback",
+    "evaluate",
+    "templates",
+    "workflow",
+    "sample",
+    "replay",
+    "demo",
+    "bench",
+    "console",
+    "notifier",
+    "tail_loki",
+    "doctor",
+)
 
 for _name in COMMANDS:
-    app.command(_name)(import_module(f"flink_jobs.commands.{_name}").command)
+    app.command(_name.replace("_", "-"))(import_module(f"flink_jobs.commands.{_name}").command)
 
 
 def main() -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flink_jobs.kafka_client import security_keywords, unreachable
 from models.errors import DataSetError, SettingsError, SinkError
 
 if TYPE_CHECKING:
@@ -77,21 +77,11 @@ def client_options(properties: Mapping[str, str]) -> dict[str, Any]:
     """
     from kafka import KafkaProducer
 
-    names = {
-        "sasl.username": "sasl_plain_username",
-        "sasl.password": "sasl_plain_password",
-        "ssl.ca.location": "ssl_cafile",
-        "ssl.certificate.location": "ssl_certfile",
-        "ssl.key.location": "ssl_keyfile",
-    }
-    options: dict[str, Any] = {}
+    options = security_keywords(properties)
     for name, value in properties.items():
-        if name == "sasl.jaas.config":
-            for part, option in (("username", "sasl_plain_username"), ("password", "sasl_plain_password")):
-                if found := re.search(rf'{part}\s*=\s*"((?:[^"\\]|\\.)*)"', value):
-                    options[option] = found[1]
+        if name.startswith(("security.", "sasl.", "ssl.")):
             continue
-        option = names.get(name, name.replace(".", "_"))
+        option = name.replace(".", "_")
         if option not in KafkaProducer.DEFAULT_CONFIG:
             raise SettingsError(
                 f"the Kafka property {name!r} is none of the Python client's; leave it out, or check its name"
@@ -133,10 +123,8 @@ def open_producer(
             request_timeout_ms=10_000,
             **common,
         )
-    except KafkaError as error:
-        raise SettingsError(
-            f"no Kafka broker answers at {servers} ({type(error).__name__}); start one, or check host, port and security"
-        ) from error
+    except (KafkaError, OSError, ValueError) as error:
+        raise unreachable(servers, options or {}, error) from error
     try:
         yield producer
     finally:

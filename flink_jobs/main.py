@@ -47,7 +47,9 @@ def main() -> None:
     """Run; an error meant for the user is printed as one message."""
     to_terminal()
     try:
-        app = typer.Typer(pretty_exceptions_enable=False)  # a pretty traceback shows local variables, settings among them
+        app = typer.Typer(
+            pretty_exceptions_enable=False
+        )  # a pretty traceback shows local variables, settings among them
         app.command()(submit)
         app()
     except DriftwoodError as error:

@@ -2,39 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from loguru import logger
 
+from flink_jobs.kafka_client import security_keywords, unreachable
 from flink_jobs.settings import KafkaAddress, Settings
 from models.errors import SettingsError
 
-#: Kafka client property → keyword of kafka-python's admin client.
-_KEYWORDS = {
-    "security.protocol": "security_protocol",
-    "sasl.mechanism": "sasl_mechanism",
-    "ssl.ca.location": "ssl_cafile",
-    "ssl.truststore.location": "ssl_cafile",
-    "ssl.certificate.location": "ssl_certfile",
-    "ssl.key.location": "ssl_keyfile",
-}
 #: Nobody needs an incident that was over a month ago; compaction alone would keep every one for ever.
 _INCIDENTS_KEPT_MS = 30 * 86_400_000
-_LOGIN = re.compile(r'(username|password)="([^"]*)"')
-
-
-def admin_keywords(properties: Mapping[str, str]) -> dict[str, Any]:
-    """The keywords of kafka-python for a Java client's properties.
-
-    >>> admin_keywords({"security.protocol": "SASL_SSL", "sasl.jaas.config": 'Plain required username="a" password="b";'})
-    {'security_protocol': 'SASL_SSL', 'sasl_plain_username': 'a', 'sasl_plain_password': 'b'}
-    """
-    keywords = {_KEYWORDS[name]: value for name, value in properties.items() if name in _KEYWORDS}
-    login = dict(_LOGIN.findall(properties.get("sasl.jaas.config", "")))
-    return keywords | {f"sasl_plain_{name}": value for name, value in login.items()}
 
 
 def ensure(settings: Settings, wanted: Mapping[str, list[str]]) -> None:
@@ -58,7 +37,7 @@ def ensure(settings: Settings, wanted: Mapping[str, list[str]]) -> None:
         wanted.setdefault(control.servers, []).append(control.topics[0])
     secrets = {name: value.get_secret_value() for name, value in settings.kafka_properties.items()}
     for servers in {**sources, **wanted}:
-        _ensure(servers, sources.get(servers, []), wanted.get(servers, []), settings, admin_keywords(secrets))
+        _ensure(servers, sources.get(servers, []), wanted.get(servers, []), settings, security_keywords(secrets))
 
 
 def _ensure(
@@ -70,10 +49,7 @@ def _ensure(
     try:
         admin = KafkaAdminClient(bootstrap_servers=servers.split(","), bootstrap_timeout_ms=10_000, **keywords)
     except (KafkaError, OSError, ValueError) as error:
-        raise SettingsError(
-            f"The Kafka broker at {servers} cannot be reached ({type(error).__name__}: {error}); check the address, and "
-            "kafka_properties if it asks for a login or TLS."
-        ) from error
+        raise unreachable(servers, keywords, error) from error
     try:
         there = set(admin.list_topics())
         missing = [topic for topic in sources if topic not in there]

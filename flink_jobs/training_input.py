@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from flink_jobs.kafka_client import security_keywords, unreachable
 from flink_jobs.settings import KafkaAddress, Settings
 from models.datasets import BATCH_LINES, DataSet, read_lines, to_batches
 from models.errors import DataSetError, SettingsError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from kafka import KafkaConsumer
 
 _POLL_MS = 1_000
+_CONNECT_MS = 10_000
 _SILENT_S = 60.0  # a broker that gives nothing for so long, though there is more, is given up
 
 
@@ -56,24 +58,22 @@ def read_topics(address: KafkaAddress, settings: Settings) -> Iterator[Raw]:
     from kafka import KafkaConsumer
     from kafka.errors import KafkaError
 
-    from flink_jobs.topics import admin_keywords
-
     if address.pattern is not None:
         raise SettingsError("train reads topics by name, not by pattern; write kafka://host:9092/topic[,topic].")
     secrets = {name: value.get_secret_value() for name, value in settings.kafka_properties.items()}
+    security = security_keywords({**secrets, **address.properties})
     try:
         consumer = KafkaConsumer(
             bootstrap_servers=address.servers.split(","),
+            bootstrap_timeout_ms=_CONNECT_MS,
             enable_auto_commit=False,
             auto_offset_reset="earliest",
             isolation_level="read_committed",
             consumer_timeout_ms=_POLL_MS,
-            **admin_keywords({**secrets, **address.properties}),
+            **security,
         )
-    except (KafkaError, ValueError) as error:
-        raise SettingsError(
-            f"no Kafka broker answers at {address.servers} ({type(error).__name__}: {error}); check host, port and security."
-        ) from error
+    except (KafkaError, OSError, ValueError) as error:
+        raise unreachable(address.servers, security, error) from error
     try:
         for topic in address.topics:
             yield from _read_topic(consumer, topic)

@@ -171,7 +171,7 @@ def step(query: LokiQuery, cursor: Cursor, body: bytes) -> tuple[list[bytes], Cu
     Raises:
         DataSetError: the answer holds no log lines, or more entries share one nanosecond than Loki gives at once.
     """
-    entries = _entries(body)
+    entries = entries_of(body)
     limit = cursor.limit or query.limit
     end_ns = min(cursor.time_ns + query.window_ns, query.end_ns)
     fresh = [e for e in entries if not (e[0] == cursor.time_ns and e[1] in cursor.given)]
@@ -192,7 +192,7 @@ def step(query: LokiQuery, cursor: Cursor, body: bytes) -> tuple[list[bytes], Cu
     return records, Cursor(last_ns, given, min(2 * limit, query.max_limit))
 
 
-def _entries(body: bytes) -> list[tuple[int, int, bytes]]:
+def entries_of(body: bytes) -> list[tuple[int, int, bytes]]:
     """(time, identity, record) of each entry, sorted by time and then identity."""
     try:
         data = orjson.loads(body)["data"]

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import threading
 import time
+import webbrowser
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +83,13 @@ def command(
         float | None, typer.Option(min=1, help="Lines a second to replay. Default: done in about 25 s.")
     ] = None,
     stay: Annotated[bool, typer.Option("--stay", help="Stay up at the end, until Ctrl-C.")] = False,
+    with_console: Annotated[
+        bool,
+        typer.Option(
+            "--console",
+            help="Bring up the triage console, Redis and the trainer too, open it in the browser, and stay.",
+        ),
+    ] = False,
 ) -> None:
     """Shows Driftwood at work: starts a broker and the job, learns, replays a log with faults, prints the anomalies."""
     from loguru import logger
@@ -93,19 +101,28 @@ def command(
     console = Console(highlight=False)
     with _terminated_as_interrupt():
         try:
-            run_demo(console, input, requests, seed, rate, stay)
+            run_demo(console, input, requests, seed, rate, stay, with_console)
         except KeyboardInterrupt:
             console.print("\nStopped; nothing is left running.", style="dim")
             raise typer.Exit(130) from None
 
 
-def run_demo(console: Console, source: Path | None, requests: int, seed: int, rate: float | None, stay: bool) -> None:
+def run_demo(
+    console: Console,
+    source: Path | None,
+    requests: int,
+    seed: int,
+    rate: float | None,
+    stay: bool,
+    with_console: bool = False,
+) -> None:
     """The demo from top to bottom; every step prints one line with its time.
 
     What was started is stopped in the opposite order; a second Ctrl-C does not disturb that.
     """
     from flink_jobs.demo_log import own_log, sample_log
     from flink_jobs.runtime.broker import Broker
+    from flink_jobs.runtime.redis import RedisServer
     from flink_jobs.show import Steps
 
     steps = Steps(console)
@@ -121,13 +138,19 @@ def run_demo(console: Console, source: Path | None, requests: int, seed: int, ra
                 broker.create_topic(topic)
             broker.create_topic(TEMPLATES, configs={"cleanup.policy": "compact"})
             step.result = broker.bootstrap
-        settings = job_settings(broker.bootstrap, folder / "model")
+        buffer = stack.enter_context(RedisServer(folder / "redis")).url if with_console else None
+        settings = job_settings(broker.bootstrap, folder, buffer)
         with steps.step("learning what is normal") as step:
             step.result = learn(log.learn_file, folder / "model", seed, settings, step.now)
         with steps.step("starting the job") as step:
             job = start_job(settings, folder=folder / "job")
             stack.callback(job.stop)
             step.result = f"web UI {job.web_url}"
+        if buffer is not None:
+            with steps.step("starting the console") as step:
+                step.result = url = start_console(stack, settings, broker.bootstrap, folder, buffer)
+            if sys.stdout.isatty():
+                webbrowser.open(url)
         feed = stack.enter_context(Feed(log, broker.bootstrap, rate or max(_LEAST_RATE, log.rest_lines / _REPLAY_S)))
         console.print(
             f"replaying {log.rest_lines:,} lines into the topic {LOGS}; anomalies as they arrive:\n", style="bold"
@@ -142,7 +165,10 @@ def run_demo(console: Console, source: Path | None, requests: int, seed: int, ra
             count_templates(broker.bootstrap),
             rejected=count_messages(broker.bootstrap, REJECTS),
         )
-        if stay:
+        if buffer is not None:
+            start_trainer(stack, settings, folder, buffer)
+            console.print(f"\nThe trainer learns from what was normal; triage at {url}", style="bold")
+        if stay or with_console:
             console.print(
                 f"\nStaying up: web UI {job.web_url}, broker {broker.bootstrap}. Ctrl-C ends it.", style="bold"
             )
@@ -156,13 +182,35 @@ def start_job(settings: Settings, /, *, folder: Path) -> JobHandle:
     return LocalJob(settings, folder)
 
 
-def job_settings(servers: str, model: Path) -> Settings:
-    """The job's settings in the demo: the topics of its own broker, short checkpoints."""
+def start_console(stack: contextlib.ExitStack, settings: Settings, servers: str, folder: Path, buffer: str) -> str:
+    """Starts the console over the demo's topics; gives its address."""
+    from flink_jobs.runtime.programs import Console as ConsoleProgram
+
+    arguments = ["--kafka", servers, "--logs", LOGS, "--redis", buffer, "--model", str(settings.model)]
+    program = ConsoleProgram([*arguments, "--store", str(settings.store)], folder / "console")
+    return stack.enter_context(program).url
+
+
+def start_trainer(stack: contextlib.ExitStack, settings: Settings, folder: Path, buffer: str) -> None:
+    """Starts the trainer over the demo's buffer; its log is in the demo's folder."""
+    from flink_jobs.runtime.programs import Program
+
+    assert settings.control is not None
+    arguments = ["--redis", buffer, "--store", str(settings.store), "--control", settings.control]
+    budget = ["--set", f"budget_per_day={settings.budget_per_day}"]
+    stack.enter_context(Program("trainer", [*arguments, *budget, "--min-minutes", "1"], folder / "trainer"))
+
+
+def job_settings(servers: str, folder: Path, buffer: str | None = None) -> Settings:
+    """The job's settings in the demo: the topics of its own broker, short checkpoints; `buffer` is a Redis for what the trainer learns from."""
     from flink_jobs.settings import load
 
+    model = folder / "model"
+    kafka = f"kafka://{servers}/{ANOMALIES}?rejects={REJECTS}&templates={TEMPLATES}&verdicts={VERDICTS}&status={STATUS}"
     return load(
         source=(f"kafka://{servers}/{LOGS}?start=earliest",),
-        sink=(f"kafka://{servers}/{ANOMALIES}?rejects={REJECTS}&templates={TEMPLATES}&verdicts={VERDICTS}&status={STATUS}",),
+        sink=(kafka,) if buffer is None else (kafka, buffer),
+        store=str(folder / "store"),
         control=f"kafka://{servers}/{CONTROL}",
         model=model,
         checkpoint_interval_s=5.0,

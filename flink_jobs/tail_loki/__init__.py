@@ -1,0 +1,1 @@
+"""Follows an existing Loki into a Kafka topic: no gap, no double."""
