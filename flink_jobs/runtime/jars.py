@@ -44,7 +44,7 @@ def sha256(path: Path) -> str:
 def fetch(coordinate: str, digest: str) -> Path:
     """The jar of a Maven coordinate, from the cache or the registry, if its sha256 is this one.
 
-    Raises: ServiceError if it cannot be had, or is another one.
+    Raises: DriftwoodError if it cannot be had, or is another one.
     """
     org, artifact, version = coordinate.split(":")
     store = cache_folder() / "maven"
