@@ -95,4 +95,4 @@ def test_the_demo_s_job_reads_and_writes_its_own_broker(tmp_path) -> None:
     settings = job_settings("localhost:1234", tmp_path)
     assert settings.source == ("kafka://localhost:1234/logs?start=earliest",)
     assert "verdicts=verdicts" in settings.sink[0]
-    assert settings.model == tmp_path
+    assert settings.model == tmp_path / "model"

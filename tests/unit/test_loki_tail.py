@@ -119,6 +119,7 @@ def test_what_comes_later_than_the_overlap_may_be_missed_and_is_never_doubled(
 ):
     loki, topic = SimulatedLoki([(entry[0] + late, entry) for entry, late in drawn]), Topic()
     follow(params(limit).build(), loki, topic, 0, END, [0, 0, 1, 0, 2], 3)
+    follow(params(limit).build(topic.notes.items()), loki, topic, END, END + 40, [], 10)  # what the crashes left unread
     counts = Counter(topic.lines)
     assert set(counts.values()) <= {1}
     first = {entry: min(late for other, late in drawn if other == entry) for entry, _ in drawn}
