@@ -21,6 +21,7 @@ from models.masking import MaskParams
 from models.parsing import ParseParams
 from models.shard import ShardParams
 from models.templates import TemplateParams
+from models.traces import TraceParams
 from models.windows import WindowParams
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def core_params(settings: Settings) -> tuple[BatchParams, ShardParams]:
             windows=WindowParams(session_gap_ms=int(settings.session_gap_s * 1000), max_sessions=settings.max_sessions),
             fusion=FusionParams(settings.budget_per_day, detectors=settings.detectors),
             life=LifeParams(settings.control is not None, settings.shadow_lines, settings.settled_ratio),
+            traces=TraceParams() if settings.join_traces else None,
             is_unknown_anomalous=settings.unknown_templates == "anomaly",
             idle_ticks=max(1, round(settings.service_idle_days * _TICKS_A_DAY)),
         ),

@@ -133,6 +133,10 @@ class Settings(BaseSettings):
     keep_words: tuple[str, ...] | None = Field(
         default=None, description="words that always tell templates apart; default: models/masking.py"
     )
+    join_traces: bool = Field(
+        default=False,
+        description="stack traces that come line by line are one line each, in training and in the job; docs/templates.md says what it costs",
+    )
     max_ahead_s: float = Field(
         default=86_400,
         ge=0,

@@ -29,6 +29,7 @@ from models.detectors.contract import Evidence
 from models.detectors.rows import Places
 from models.fusion import SUSPECT, FusionParams
 from models.incidents import Incidents, Suspects
+from models.joining import without_parts
 from models.judge import Judge, Judged
 from models.life import LifeParams
 from models.masking import mask, tokenise
@@ -41,6 +42,7 @@ from models.sections import join, split
 from models.services import Load, Services, no_store
 from models.template_edits import NO_EDITS
 from models.templates import OVERFLOW_ID, ShardTemplates, TemplateParams, template_hex
+from models.traces import TraceParams, Traces
 from models.training_buffer import SequenceBatch
 from models.under_way import Batch, Ear
 from models.verdicts import Origin, Piece, Place, Verdict, anomaly_id, render
@@ -68,6 +70,7 @@ class ShardParams:
         windows: length and bounds of the windows.
         fusion: which detectors vote, the budget of false alerts, what counts as one incident.
         life: when a service goes from learning to shadow to live.
+        traces: how stack traces are joined that come line by line; None judges each of their lines.
         is_unknown_anomalous: a template that the model has never seen may be an anomaly.
         has_sequences: template ids go to the training buffer.
         idle_ticks: calls of `tick` without a line after which a service's state is dropped.
@@ -78,6 +81,7 @@ class ShardParams:
     windows: WindowParams = field(default_factory=WindowParams)
     fusion: FusionParams = field(default_factory=FusionParams)
     life: LifeParams = field(default_factory=LifeParams)
+    traces: TraceParams | None = None
     is_unknown_anomalous: bool = True
     has_sequences: bool = False
     idle_ticks: int = 2_016
@@ -158,6 +162,7 @@ class Shard:
         self.templates: ShardTemplates = params.templates.build(entries)
         self.windows = params.windows.build()
         self.incidents: Incidents = params.fusion.incidents.build()
+        self.traces: Traces | None = None if params.traces is None else params.traces.build()
         self._journal_bytes = 0
         self._snapshot_bytes = 0
         self._idle: dict[str, int] = {}
@@ -170,6 +175,8 @@ class Shard:
                 self.templates.apply(data)
             elif name == "incidents":
                 self.incidents.apply(data)
+            elif name == "traces" and self.traces is not None:
+                self.traces.apply(data)
         self.services.restore(sections)
         for service, edits in self.services.edits().items():
             self.templates.edit(service, edits)
@@ -178,7 +185,13 @@ class Shard:
     # ---- one batch
 
     def step(self, lines: Lines) -> Step:
-        """Judge one batch of lines."""
+        """Judge one batch of lines; those that only continue a stack trace count with the line that it hangs on."""
+        judged = lines if self.traces is None else without_parts(self.traces, lines)
+        step = self._step(judged)
+        parts = len(lines) - len(judged)
+        return replace(step, lines=lines, scored=step.scored + (parts if step.scored else 0)) if parts else step
+
+    def _step(self, lines: Lines) -> Step:
         for name in lines.services:
             self._idle[name] = 0
         placed = self.templates.step(lines.texts, lines.text, lines.ts, lines.level)
@@ -447,11 +460,15 @@ class Shard:
         else:
             rows = (windows.touched(), templates.touched(), incidents.touched())
         found = list(zip(("windows", "statistics", "incidents"), rows, strict=True))
+        if self.traces is not None:
+            found.append(("traces", self.traces.to_bytes() if is_snapshot else self.traces.touched()))
         return found + self.services.sections(is_snapshot=is_snapshot)
 
     def tick(self) -> StateWrites:
         """Free what no verdict can see any more: sessions beyond twice the gap, services idle for `idle_ticks` ticks."""
         self.windows.expire()
+        if self.traces is not None:
+            self.traces.flush(max((self.windows.newest(name) or 0 for name in self._idle), default=0))
         self.incidents.expire(
             {service_key(name): now for name in self._idle if (now := self._settled(name)) is not None}
         )

@@ -25,6 +25,7 @@ from models.fitting import FitParams
 from models.fusion import Fusion, FusionParams
 from models.parsing import Raw
 from models.templates import TemplateParams
+from models.traces import TraceParams
 from models.training_set import Gathered, IsTraining, LineCollector, MinedTemplates, lesson
 from models.windows import WindowParams
 
@@ -45,7 +46,7 @@ class TrainParams:
         embedding: how texts become vectors, for detectors that compare them (models/embedding.py).
         seed: of all that is left to chance.
         windows: length of a window, and the gap after which a session's history is forgotten; the job must use the same.
-        templates, batching: how lines are parsed, masked and mined; the job must use the same.
+        templates, batching, traces: how lines are parsed, masked, mined and joined; the job must use the same.
         held_out_ratio: share of the sessions, or lines, that networks are not fitted to.
         min_lines: fewer lines of a service train no model.
         max_lines: later lines are left out.
@@ -58,6 +59,7 @@ class TrainParams:
     windows: WindowParams = field(default_factory=WindowParams)
     templates: TemplateParams = field(default_factory=TemplateParams)
     batching: BatchParams = field(default_factory=BatchParams)
+    traces: TraceParams | None = None
     held_out_ratio: float = 0.2
     min_lines: int = 200
     max_lines: int = 5_000_000
@@ -149,7 +151,7 @@ def train(
     """
     params = params or TrainParams()
     batching = replace(params.batching, shards=1, masking=params.templates.masking)
-    collector = LineCollector(batching, params.templates, params.max_lines, is_training, service)
+    collector = LineCollector(batching, params.templates, params.max_lines, is_training, service, params.traces)
     hashed = _Hashed(batches)
     for raw in hashed:
         collector.add(raw)

@@ -18,9 +18,11 @@ import pyarrow as pa
 from models.batch import BatchParams
 from models.deeplog import FIRST_TEMPLATE, PADDING, UNKNOWN
 from models.detectors.contract import Corpus, Ends, Seen
+from models.joining import without_parts
 from models.packing import unpack
 from models.parsing import Raw
 from models.templates import OVERFLOW_ID, ShardTemplates, TemplateParams
+from models.traces import TraceParams
 from models.windows import WindowParams, service_key
 
 Bools = npt.NDArray[np.bool_]
@@ -114,8 +116,10 @@ class LineCollector:
         max_lines: int,
         is_training: IsTraining | None = None,
         service: str | None = None,
+        traces: TraceParams | None = None,
     ) -> None:
         self._batcher = batching.build()
+        self._traces = None if traces is None else traces.build()
         self.templates: ShardTemplates = templates.build()
         self._max_lines = max_lines
         self._is_training = is_training
@@ -143,6 +147,8 @@ class LineCollector:
         for _, blob in self._batcher.step(raw):
             lines = unpack(blob)
             self.rejected += len(lines.rejects)
+            if self._traces is not None:
+                lines = without_parts(self._traces, lines)
             service = lines.service_of_text[lines.text] if len(lines) else np.zeros(0, np.int32)
             kept = np.ones(len(lines), np.bool_)
             if self._is_training is not None:

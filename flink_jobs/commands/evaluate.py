@@ -156,6 +156,7 @@ def _study(
         detectors=settings.detectors or (tuple(REGISTRY) if name == "planted" else CHEAP),
         windows=shards.windows,
         templates=shards.templates,
+        traces=shards.traces,
         batching=batching,
     )
     if data is not None and not (data / "dataset.json").is_file():
@@ -300,6 +301,7 @@ def _train(
         detectors=settings.detectors or CHEAP,
         windows=shards.windows,
         templates=shards.templates,
+        traces=shards.traces,
         batching=batching_of(dataset, batching),
     )
     err.print(f"training on the data set's training part; device: {pick_device(device)} (asked for: {device})")

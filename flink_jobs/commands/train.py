@@ -71,6 +71,7 @@ def command(
         seed=seed,
         windows=shard.windows,
         templates=shard.templates,
+        traces=shard.traces,
         batching=batching if dataset is None else batching_of(dataset, batching),
         min_lines=min_lines,
         detectors=detector_names(detectors),
