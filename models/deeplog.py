@@ -73,7 +73,7 @@ class DeepLogScorer:
     """
 
     def __init__(self, weights: Mapping[str, Tensor], chunk: int = 128, memo_entries: int = 1 << 16) -> None:
-        self._layers = [_Layer(weights, index) for index in range(_layer_count(weights))]
+        self._layers = [Layer(weights, index) for index in range(_layer_count(weights))]
         self._head = weights["head.weight"].detach().float().T.contiguous()  # [H, C]
         self._head_bias = weights["head.bias"].detach().float()
         self.classes = int(self._head_bias.shape[0])
@@ -187,7 +187,7 @@ class DeepLogScorer:
         return torch.softmax(logits, dim=1)
 
 
-class _Layer:
+class Layer:
     """One LSTM layer, laid out for speed: one sigmoid serves all four gates.
 
     The gates lie in the order input, forget, output, cell. tanh(x) is 2·sigmoid(2x) − 1, which torch computes six times as fast (measured: 8,192

@@ -129,7 +129,7 @@ def fit(examples: Examples, params: FitParams, report: Callable[[Epoch], None] =
         )  # 16 steps an epoch, up to batches of 1,024
         per_epoch = math.ceil(len(rows) / size)
         total = math.ceil(min(max(params.epochs * per_epoch, params.min_steps), params.max_steps) / per_epoch)
-        optimiser = _Adam(list(network.parameters()))
+        optimiser = Adam(list(network.parameters()))
         best: Epoch | None = None
         state: dict[str, Tensor] = {}
         number = 0
@@ -160,7 +160,7 @@ def fit(examples: Examples, params: FitParams, report: Callable[[Epoch], None] =
     return Fit(weights, best, number, number * per_epoch, time.monotonic() - started, str(device))
 
 
-class _Adam:
+class Adam:
     """Adam with the usual constants; the one of torch.optim imports torch's compiler first, which takes seconds.
 
     Source: Kingma and Ba, Adam: A Method for Stochastic Optimization (ICLR 2015), algorithm 1.

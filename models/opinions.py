@@ -19,7 +19,7 @@ import numpy.typing as npt
 from models.fusion import Fusion, FusionParams
 from models.incidents import Incidents, Suspects
 from models.judge import Judge
-from models.verdicts import Place
+from models.verdicts import Place, score_of
 
 Anomaly = Mapping[str, Any]
 
@@ -56,9 +56,9 @@ class Opinions:
             for told in self._incidents[choice].step(some, fusion.threshold):
                 row = int(rows[told.at])
                 votes = {name: float(evidence[row, at]) for name, at in zip(fusion.names, columns, strict=True)}
-                score = told.strength / (told.strength + fusion.threshold)
+                score = score_of(told.strength, fusion.threshold)
                 place = replace(places[row], session=None) if is_wide[told.at] else places[row]
-                self.anomalies[choice].append(_anomaly(place, votes, round(score, 5)))
+                self.anomalies[choice].append(_anomaly(place, votes, score))
 
     def _fusion(self, choice: str, judge: Judge) -> Fusion | None:
         key = (choice, judge.version)

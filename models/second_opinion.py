@@ -34,7 +34,7 @@ from models.packing import group_key
 from models.parsing import LEVELS
 from models.reference import TemplateReference
 from models.templates import TemplateParams
-from models.verdicts import REVISIONS
+from models.verdicts import REVISIONS, score_of
 
 Anomaly = dict[str, Any]
 Bools = npt.NDArray[np.bool_]
@@ -286,7 +286,7 @@ class _Voices:
         if is_unusual:
             strength = round(anomaly["strength"] + float(judged.weight[at]), 4)
             said = f"A second look by {strongest} agrees: {reasons[strongest].sentence}"
-            score = strength / (strength + anomaly["threshold"])
+            score = score_of(strength, anomaly["threshold"])
             verdict = {"status": "strengthened", "strength": strength}
         else:
             said = f"A second look by {_listed(list(evidence))} finds it ordinary: {_why_ordinary(reasons, nearest)}"

@@ -72,7 +72,9 @@ class Stage:
         say("reading the training part")
         models = train(to_batches(lines()), None, params, is_training=dataset.is_training).artefacts
         batching = replace(params.batching, shards=1, masking=params.templates.masking)
-        collector = LineCollector(batching, params.templates, params.max_lines, dataset.is_training, traces=params.traces)
+        collector = LineCollector(
+            batching, params.templates, params.max_lines, dataset.is_training, traces=params.traces
+        )
         for raw in to_batches(lines()):
             collector.add(raw)
         say("reading all lines as the job does")

@@ -128,12 +128,21 @@ class Verdict:
     @property
     def score(self) -> float:
         """From 0 to 1; the threshold lies at 0.5."""
-        return round(self.strength / (self.strength + self.threshold), 5)
+        return score_of(self.strength, self.threshold)
 
     @property
     def detector(self) -> str:
         """The one with the most evidence."""
         return max(self.votes, key=lambda name: self.votes[name])
+
+
+def score_of(strength: float, threshold: float) -> float:
+    """The score of an incident, from 0 to 1; the threshold lies at 0.5.
+
+    >>> score_of(4.0, 4.0), score_of(12.0, 4.0)
+    (0.5, 0.75)
+    """
+    return round(strength / (strength + threshold), 5)
 
 
 def anomaly_id(cluster: str, origin: Origin, kind: str = "") -> str:

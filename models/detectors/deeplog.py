@@ -47,7 +47,7 @@ class DeepLogParams:
 
         Raises: DataSetError if there are next to no windows.
         """
-        data = _examples(corpus)
+        data = examples(corpus)
         windows = int(data.fit_count.sum())
         if windows < _MIN_WINDOWS:
             raise DataSetError(f"deeplog needs at least {_MIN_WINDOWS} windows to learn from, and there are {windows}.")
@@ -116,7 +116,7 @@ class DeepLogDetector(Detector):
         score = -np.log10(np.maximum(probability, np.float32(_FLOOR))) + (rank >= self.top_g)
         score = np.round(score, DIGITS).astype(np.float32)
         line, end = score[: len(seen)], score[len(seen) :]
-        line[~_is_judged(seen)] = np.nan
+        line[~is_judged(seen)] = np.nan
         end[seen.ends.windows[:, -1] < FIRST_TEMPLATE] = np.nan
         return Scores(line, end)
 
@@ -153,13 +153,14 @@ def quote(text: str, length: int = 100) -> str:
     return f"«{text if len(text) <= length else text[: length - 1] + '…'}»"
 
 
-def _is_judged(seen: Seen) -> Bools:
+def is_judged(seen: Seen) -> Bools:
+    """The lines that a detector of the order of lines has a say on: not late, and with lines before it where the service has no sessions; `bool[N]`."""
     is_cold = ~seen.has_session & (seen.windows[:, 0] < 1)
     judged: Bools = (seen.code == UNKNOWN) | ~(seen.is_late | is_cold)
     return judged
 
 
-def _examples(corpus: Corpus) -> Examples:
+def examples(corpus: Corpus) -> Examples:
     """Distinct (window, next) rows, with the ends of sessions, counted in the fit and in the held-out part."""
     end = len(corpus.names)
     rows: list[Int32] = []

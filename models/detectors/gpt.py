@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from models.deeplog import FIRST_TEMPLATE, UNKNOWN
-from models.fitting import _Adam
+from models.fitting import Adam
 
 _UNKNOWN_RATIO: Final = 0.01  # of the context, made unknown in pretraining: a window may hold what is new
 _WARM_UP: Final = 0.05  # of the steps
@@ -211,7 +211,7 @@ def pretrain(
         chance: draws the order.
         progress: told about `_LOOKS` times.
     """
-    optimiser = _Adam(list(network.parameters()))
+    optimiser = Adam(list(network.parameters()))
     least, best = math.inf, network.state_dict()
     order = torch.zeros(0, dtype=torch.int64)
     for step in range(course.steps):
@@ -259,7 +259,7 @@ def refine(
         progress: told about `_LOOKS` times; the loss is the mean reward, negative.
     """
     size = max(1, min(course.size, _DRAWN // (_DRAWS * (network.token.num_embeddings - FIRST_TEMPLATE))))
-    optimiser = _Adam(list(network.parameters()))
+    optimiser = Adam(list(network.parameters()))
     network.eval()  # without dropout, the old and the new policy differ by what was learned only
     for step in range(course.steps):
         batch = taught.take(torch.randperm(len(taught), generator=chance)[:size])

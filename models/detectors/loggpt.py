@@ -36,7 +36,7 @@ from models.detectors.contract import (
     Seen,
     quiet,
 )
-from models.detectors.deeplog import _examples, _is_judged
+from models.detectors.deeplog import examples, is_judged
 from models.detectors.distinct import DistinctRows
 from models.detectors.gpt import GPT, Counted, Course, look, pretrain, refine, surprises
 from models.detectors.words import quoted
@@ -124,14 +124,14 @@ class LogGPTParams:
             raise DataSetError(f"loggpt needs at least {_MIN_LINES} lines to learn from, and there are {len(corpus)}.")
         if corpus.is_held is None:
             corpus = replace(corpus, is_held=_held_out(corpus))
-        examples = _examples(corpus)
+        data = examples(corpus)
         chance = torch.Generator().manual_seed(seed)
-        taught = Counted.of(examples.rows, examples.fit_count)
-        held = Counted.of(examples.rows, examples.held_count)
+        taught = Counted.of(data.rows, data.fit_count)
+        held = Counted.of(data.rows, data.held_count)
         held = held.take(torch.randperm(len(held), generator=chance)[:_HELD_ROWS])
         if not len(taught):
             raise DataSetError(f"loggpt needs lines of known templates to learn from, and none of {len(corpus)} is.")
-        classes = examples.end + 1
+        classes = data.end + 1
         top_k = self.top_k(classes - FIRST_TEMPLATE)
         size = min(self.batch, max(16, len(taught) // 16))
         steps = min(max(self.epochs * len(taught) // size, self.min_steps), self.max_steps)
@@ -155,7 +155,7 @@ class LogGPTParams:
                 "layers": self.layers,
                 "top_k": top_k,
                 "lines": len(corpus),
-                "distinct_windows": len(examples.rows),
+                "distinct_windows": len(data.rows),
                 "steps": steps,
                 "pretrained": asdict(before) if before is not None else None,
                 "refined": asdict(after) if after is not None else None,
@@ -212,7 +212,7 @@ class LogGPT(Detector):
         """The scores; new windows of lines and of ends are evaluated together."""
         line = np.full(len(seen), np.nan, np.float32)
         end = np.full(len(seen.ends), np.nan, np.float32)
-        lines = np.flatnonzero(_is_judged(seen))
+        lines = np.flatnonzero(is_judged(seen))
         ends = np.flatnonzero(seen.ends.windows[:, -1] >= FIRST_TEMPLATE)
         following = np.concatenate((seen.code[lines], np.full(len(ends), len(self._names), np.int32)))
         score = self._rows.score(np.concatenate((seen.windows[lines], seen.ends.windows[ends])), following)
@@ -223,7 +223,7 @@ class LogGPT(Detector):
     def outside(self, seen: Seen) -> Bools:
         """Which lines the paper calls anomalous: those that are not among the top k, and those of an unknown template; `bool[N]`."""
         found: Bools = seen.code == UNKNOWN
-        judged = np.flatnonzero(_is_judged(seen) & ~found)
+        judged = np.flatnonzero(is_judged(seen) & ~found)
         rows, inverse = np.unique(
             np.column_stack((seen.windows[judged], seen.code[judged])), axis=0, return_inverse=True
         )

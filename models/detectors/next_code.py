@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.deeplog import FIRST_TEMPLATE, PADDING, UNKNOWN
 from models.detectors.contract import Float32, Int32, Int64
-from models.fitting import _Adam
+from models.fitting import Adam
 
 _CHUNK: Final = 128  # windows evaluated at once, always as many
 _UNKNOWN_RATIO: Final = 0.01  # of the context, made unknown: a window that holds something new must be readable
@@ -119,7 +119,7 @@ def fit_next(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = NextCode(table.shape[1], hidden)
-        optimiser = _Adam(list(network.parameters()))
+        optimiser = Adam(list(network.parameters()))
         size = 1 << max(4, min(8, round(math.log2(max(1, len(taught) / 8)))))
         max_steps = min(max_steps, max(_LEAST_STEPS, _EPOCHS * len(taught) // size))
         best, looked, state = math.inf, 0, network.state_dict()

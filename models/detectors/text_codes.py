@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from models.detectors.contract import DIGITS, Float32
-from models.fitting import _Adam
+from models.fitting import Adam
 
 Int64 = npt.NDArray[np.int64]
 
@@ -175,7 +175,7 @@ def fit_codes(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = TextAutoencoder(len(words), hidden, code)
-        optimiser = _Adam(list(network.parameters()))
+        optimiser = Adam(list(network.parameters()))
         size = min(64, max(8, len(tokens)))
         order = torch.zeros(0, dtype=torch.int64)
         losses: list[float] = []

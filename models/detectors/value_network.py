@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from models.deeplog import _Layer
+from models.deeplog import Layer
 from models.detectors.value_columns import CLIP, COLUMNS
-from models.fitting import _Adam
+from models.fitting import Adam
 
 Float32 = npt.NDArray[np.float32]
 Places = npt.NDArray[np.intp]
@@ -104,7 +104,7 @@ def fit(
         torch.manual_seed(seed)
         network = ValueNetwork(templates, hidden)
     targets = np.clip(task.targets, -CLIP, CLIP)
-    optimiser = _Adam(list(network.parameters()))
+    optimiser = Adam(list(network.parameters()))
     order = np.zeros(0, np.intp)
     for step in range(steps):
         if len(order) < min(_BATCH, len(task.lines)):
@@ -129,7 +129,7 @@ class Predictor:
     def __init__(self, weights: Mapping[str, npt.NDArray[Any]]) -> None:
         tensors = {name: torch.from_numpy(np.array(array, np.float32)) for name, array in weights.items()}
         as_second = {name.replace("_l0", "_l1"): tensor for name, tensor in tensors.items()}
-        self._layer = _Layer(as_second, 1)  # a layer that reads vectors; the first would read classes
+        self._layer = Layer(as_second, 1)  # a layer that reads vectors; the first would read classes
         self._embedding = tensors["embedding.weight"]
         self._head = tensors["head.weight"].T.contiguous()
         self._head_bias = tensors["head.bias"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from models.deeplog import PADDING, UNKNOWN, DeepLog, DeepLogScorer
 from models.detectors.contract import Corpus, Ends
-from models.detectors.deeplog import DeepLogParams, _examples, _top_g
+from models.detectors.deeplog import DeepLogParams, _top_g, examples
 from models.errors import DataSetError, SettingsError
 from models.fitting import Examples
 from tests.unit.detector_cases import END as LAST
@@ -239,7 +239,7 @@ def test_what_is_held_out_is_counted_apart_and_so_are_its_ends_in_any_batch():
     keys = np.unique(whole[0].key[whole[0].has_session])
     held = keys[-20:]
     for seen in (whole, cut):
-        data = _examples(Corpus(seen, NAMES, LENGTH, np.concatenate([np.isin(part.key, held) for part in seen])))
+        data = examples(Corpus(seen, NAMES, LENGTH, np.concatenate([np.isin(part.key, held) for part in seen])))
         of_held = sum(int(np.isin(part.key, held).sum()) for part in seen)
         ends_of_held = sum(int(np.isin(part.ends.key, held).sum()) for part in seen)
         is_end = data.rows[:, -1] == data.end

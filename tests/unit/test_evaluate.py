@@ -6,7 +6,6 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
 import zstandard
 
 from models.batch import BatchParams
@@ -20,15 +19,6 @@ from models.train import train_dataset
 from tests.unit.shop_model import DETECTORS, QUICK, STEPS
 
 SHARDS = ShardParams(fusion=FusionParams(budget_per_day=10_000))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Batches this small gain nothing by threads, and lose much beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def anomaly(ts=0, session=None, offset=0, score=0.9):

@@ -30,15 +30,6 @@ from tests.unit.detector_cases import (
 FAULTY = range(5, 60, 11)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Batches this small gain nothing by threads, and lose much beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def told():
     return []

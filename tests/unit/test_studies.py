@@ -8,7 +8,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from flink_jobs.cli import app
@@ -28,15 +27,6 @@ from tests.unit.test_evaluate import write_shop
 
 SMALL = PlantedParams(learning=1_600)
 QUICK = ("novelty", "ngram", "count", "frequency", "workflow")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Batches this small gain nothing by threads, and lose much beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 # -- planted faults ----------------------------------------------------------------------------------------------------

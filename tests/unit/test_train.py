@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from models.artefact import load_all
 from models.datasets import to_batches
@@ -18,15 +17,6 @@ from models.train import TrainParams, train, train_lines, train_path
 from tests.unit.shop_model import DETECTORS, QUICK, QUICK_FIT, STEPS, record, shop
 
 FLEETING = replace(QUICK, detectors=("novelty", "ngram"))  # where the network's part is another test's
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Batches this small gain nothing by threads, and lose much beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
