@@ -92,15 +92,10 @@ class SetMode(_Command):
 
 
 class SetModel(_Command):
-    """Let a service be judged by this version of its model, which is in the store. A roll back names an older one.
-
-    Attributes:
-        shares: services with a model, among which the job's budget is shared.
-    """
+    """Let a service be judged by this version of its model, which is in the store. A roll back names an older one."""
 
     kind: Literal["model"] = "model"
     model_version: str
-    shares: int = Field(default=1, ge=1, le=1_000_000)
 
     @field_validator("model_version")
     @classmethod
@@ -108,6 +103,13 @@ class SetModel(_Command):
         if not _VERSION.fullmatch(version):
             raise ValueError("no model version; it is the 12 digits of the artefact's manifest")
         return version
+
+
+class SetShares(_Command):
+    """How many services have a model, and so share the job's budget; of every service, whenever one more has."""
+
+    kind: Literal["shares"] = "shares"
+    shares: int = Field(ge=1, le=1_000_000)
 
 
 class SetBudget(_Command):
@@ -188,7 +190,7 @@ class EditTemplate(_Command):
         return self
 
 
-Command = SetMode | SetModel | SetBudget | Feedback | Undo | Release | EditTemplate
+Command = SetMode | SetModel | SetShares | SetBudget | Feedback | Undo | Release | EditTemplate
 
 _COMMANDS: Final[TypeAdapter[Command]] = TypeAdapter(Annotated[Command, Field(discriminator="kind")])
 

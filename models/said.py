@@ -98,7 +98,7 @@ class Said:
 
     Attributes:
         model: version that judges it; empty for the one the job was started with.
-        shares: services that share the budget, as told with the model.
+        shares: services that share the budget; 0 for those that the job was started with a model for.
         budget: its own false alerts a day; None for its share of the job's.
         mode_by: who set its mode by hand; empty if nobody.
         muted: by pattern.

@@ -27,6 +27,7 @@ from models.control import (
     SetBudget,
     SetMode,
     SetModel,
+    SetShares,
     Undo,
     read_command,
 )
@@ -177,6 +178,8 @@ class Services:
         if command.service != EVERY:
             self._act(command.service, command, known(command.service))
             return [command.service]
+        if isinstance(command, SetShares):  # only the newest counts, and it comes with every new model
+            self._for_every = [one for one in self._for_every if not isinstance(one, SetShares)]
         self._for_every = [*self._for_every, command][-_FOR_EVERY:]
         self._spoken.add(EVERY)
         concerned = sorted({*names, *self._said, *self._judge_of})
@@ -217,6 +220,9 @@ class Services:
             said.mode_by = "" if command.mode == "auto" else command.by
             self.lives.set_mode(row, command.mode, has_model=self._judge_of[name] is not None)
             return Answer(True, f"it is {self.lives.mode(row)}")
+        if isinstance(command, SetShares):
+            said.shares = command.shares
+            return Answer(True, f"{self._budget(said):g} false alerts a day")
         assert isinstance(command, SetBudget)
         said.budget = command.per_day
         return Answer(True, f"{self._budget(said):g} false alerts a day")
@@ -232,7 +238,7 @@ class Services:
             return Answer(False, str(error))
         said.is_newer(command.kind, command.version)
         before = self._judge_of.get(name)
-        said.model, said.shares = command.model_version, command.shares
+        said.model = command.model_version
         self._judge_of[name] = judge
         if before is not None and before is not judge:
             before.drop(service_key(name))

@@ -25,7 +25,7 @@ from loguru import logger
 from flink_jobs.trainer.control_topic import ControlTopic, say
 from flink_jobs.trainer.records import Lease, LostLockError, Records
 from models.artefact import Artefact
-from models.control import SetModel
+from models.control import EVERY, SetModel, SetShares
 from models.errors import ArtefactError, DataSetError
 from models.fusion import FusionParams
 from models.learning.buffered import BufferedLines, gather
@@ -239,11 +239,13 @@ class Trainer:
         Raises: SinkError if the broker does not confirm it.
         """
         before = self.log.model(service)
-        command = SetModel(
-            **say(service=service, by=by, why=why, model_version=version, shares=len(self._modelled() | {service}))
-        )
+        modelled = self._modelled()
+        command = SetModel(**say(service=service, by=by, why=why, model_version=version))
         if before is not None and command.version <= before.version:  # a clock that lags must not make it the older one
             command = command.model_copy(update={"version": before.version + 1})
+        if service not in modelled:  # one more shares the budget; first, so that a kill leaves less told, not more
+            shares = len(modelled) + 1
+            self.control.send(SetShares(**say(service=EVERY, by=by, why=f"{service} has a model", shares=shares)))
         self.control.send(command)
         self.log.add(command)
         logger.info("{}: announced {}", service, version)

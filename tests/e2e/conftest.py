@@ -124,8 +124,8 @@ def stream(
     # pytest keeps every record that is logged, and with those of kafka-python its sockets.
     caplog.set_level(logging.CRITICAL, logger="kafka")
 
-    def make(*sinks: str, **sets: str) -> ShopStream:
-        return ShopStream(flink_cluster, kafka_broker, new_topic, shop.model, sinks, **sets)
+    def make(*sinks: str, has_model: bool = True, **sets: str) -> ShopStream:
+        return ShopStream(flink_cluster, kafka_broker, new_topic, shop.model if has_model else None, sinks, **sets)
 
     yield make
     # Before the job is cancelled, which has its transactions there.

@@ -56,6 +56,7 @@ class Shop:
 
     messages: Sequence[Message]
     model: Path
+    learning: int  # so many messages come first that hold no fault
 
 
 def open_shop(folder: Path) -> Shop:
@@ -65,11 +66,13 @@ def open_shop(folder: Path) -> Shop:
     lines = list(generate(ShopParams(requests=REQUESTS, learn_ratio=0.4, fault_ratio=0.2, start_ms=start_ms)))
     _train([line.value for line in lines if line.is_learning], folder)
     messages: list[Message] = []
+    learning = 0
     for number, line in enumerate(lines):
         messages.append((line.service, line.value))
         if number % _BAD_EVERY == _BAD_EVERY - 1:
             messages.append((line.service, _BAD[number // _BAD_EVERY % len(_BAD)]))
-    return Shop(messages, folder)
+        learning = len(messages) if line.is_learning else learning
+    return Shop(messages, folder, learning)
 
 
 def _train(values: Iterable[bytes], folder: Path) -> None:
@@ -190,7 +193,7 @@ class ShopStream:
         cluster: Cluster,
         broker: Broker,
         new_topic: Callable[..., str],
-        model: Path,
+        model: Path | None,
         sinks: Sequence[str] = (),
         **sets: str,
     ) -> None:
@@ -217,7 +220,7 @@ class ShopStream:
 
     def submit(self, parallelism: int = 2, savepoint: str | None = None) -> str:
         """Submits the job and waits until it runs."""
-        arguments = ["--model", str(self.settings.model)]
+        arguments = [] if self.settings.model is None else ["--model", str(self.settings.model)]
         for name in ("source", "sink"):
             for address in getattr(self.settings, name):
                 arguments += [f"--{name}", address]

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
+import numpy as np
 import orjson
 import pytest
 
@@ -24,9 +25,11 @@ from console.access import Users
 from console.board import Board
 from console.lines import Search, source_of
 from console.settings import ConsoleSettings
-from models.control import Feedback, SetMode, Undo, read_command
+from models.control import EditTemplate, Feedback, SetMode, Undo, read_command
+from models.masking import mask
+from models.templates import TemplateParams, template_hex
 from tests.conftest import missing
-from tests.unit.console_cases import START_MS, number, record
+from tests.unit.console_cases import START_MS, incident, number, record
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -54,6 +57,8 @@ class FakeJob:
         self.modes: dict[str, str] = {}
         self.missed: list[Feedback] = []
         self.muted: dict[tuple[str, str], Feedback] = {}
+        self.edits: list[EditTemplate] = []
+        self.catalogue: dict[str, dict[str, str]] = {}
         self.answers: dict[str, dict[str, dict[str, Any]]] = {}
         self.producer = KafkaProducer(bootstrap_servers=bootstrap, acks="all", linger_ms=0)
         self._consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False)
@@ -96,7 +101,14 @@ class FakeJob:
         found = {
             "service": service, "mode": self.modes.get(service, "live"), "is_auto": service not in self.modes, "mode_since_ms": START_MS,
             "why": "It alerts; the model was trained on 120,000 lines.", "model_version": "0123456789ab", "lines": 120_000, "scored": 100_000,
-            "unknown_ratio": 0.012, "templates": 214, "told": 12, "muted": muted, "wanted": [], "budget_per_day": 1.0,
+            "unknown_ratio": 0.012, "templates": 214, "told": 12, "muted": muted, "budget_per_day": 1.0,
+            "wanted": [
+                {"template_id": "1a2b3c4d", "after": None, "command_id": one.command_id, "by": one.by} for one in self.missed if one.service == service
+            ],
+            "edits": [
+                one.model_dump(include={"command_id", "by", "action", "template_id", "into", "word", "name", "pattern"})
+                for one in self.edits if one.service == service
+            ],
             "last_ts": START_MS + 3_600_000, "commands": self.answers.get(service, {}), "at_ms": time.time_ns() // 1_000_000,
         } | given  # fmt: skip
         self.producer.send(self.topics["status"], key=service.encode(), value=orjson.dumps(found))
@@ -115,12 +127,43 @@ class FakeJob:
                 self.muted |= {(command.service, found.pattern): command for found in command.patterns}
             elif isinstance(command, Undo):
                 self.muted = {key: given for key, given in self.muted.items() if given.command_id != command.target}
+                self.missed = [one for one in self.missed if one.command_id != command.target]
+                self.edits = [one for one in self.edits if one.command_id != command.target]
+                self._catalogue(command.service)
             elif isinstance(command, Feedback) and command.label == "missed":
                 self.missed.append(command)
             elif isinstance(command, SetMode):
                 self.modes[command.service] = command.mode
+            elif isinstance(command, EditTemplate):
+                self.edits.append(command)
+                self._catalogue(command.service)
             self.answers.setdefault(command.service, {})[command.command_id] = {"is_obeyed": True, "why": ""}
         self.say(command.service)
+
+    def mine(self, service: str, *lines: str) -> None:
+        """Write lines of a service to the topic of lines, and the templates that they make to the catalogue."""
+        shard = TemplateParams().build()
+        masked = mask(lines, TemplateParams().masking).to_list()
+        texts = [f"{service}\0{text}" for text in dict.fromkeys(masked)]
+        shard.step(texts, *(np.arange(len(texts), dtype=kind) for kind in (np.int32, np.int64, np.uint8)))
+        self.catalogue[service] = {template_hex(int(shard.ids[at])): shard.template(at) for at in range(len(shard))}
+        self._catalogue(service)
+        for at, line in enumerate(lines):
+            found = {"service": service, "message": line, "@timestamp": START_MS + at}
+            self.producer.send(self.topics["logs"], value=orjson.dumps(found))
+        self.producer.flush(30)
+
+    def _catalogue(self, service: str) -> None:
+        joined = {one.template_id: one.into for one in self.edits if one.service == service and one.action == "join"}
+        for name, text in self.catalogue.get(service, {}).items():
+            entry = {
+                "service": service,
+                "template_id": name,
+                "template": text,
+                "slug": "",
+                "counts_as": joined.get(name),
+            }
+            self.producer.send(self.topics["templates"], key=f"{service}/{name}".encode(), value=orjson.dumps(entry))
 
     def close(self) -> None:
         self._stop.set()
@@ -193,7 +236,7 @@ class Running:
 
 @pytest.fixture(scope="module")
 def topics(kafka_broker: Broker) -> dict[str, str]:
-    found = {kind: f"console-{kind}" for kind in ("anomalies", "status", "templates", "control", "logs")}
+    found = {kind: f"console-{kind}" for kind in ("anomalies", "incidents", "status", "templates", "control", "logs")}
     for topic in found.values():
         kafka_broker.create_topic(topic)
     return found
@@ -411,6 +454,87 @@ def test_filters_search_and_incidents_show_what_was_asked_for(job: FakeJob, open
     assert page.locator(".times").inner_text() == "3×"
 
 
+def test_an_incident_of_the_topic_opens_to_its_anomalies_and_follows_what_the_job_tells(
+    job: FakeJob, open_as: Callable[..., Page]
+) -> None:
+    def tell(**given: Any) -> None:
+        value = incident(number("burst"), at=20_000, title="gates stick in three services", **given)
+        job.producer.send(job.topics["incidents"], key=number("burst").encode(), value=value)
+        job.producer.flush(30)
+
+    job.tell(*(record(20_000 + at * 60, service="cart", anomaly_id=number(f"burst-{at}")) for at in range(2)))
+    tell(count=2, services=["cart", "pay", "till"], anomaly_ids=[number("burst-0"), number("burst-1")])
+    page = open_as("triager")
+    page.click("text=Incidents")
+    row = row_of(page, number("burst"))
+    row.locator(".chip", has_text="open").wait_for()
+    assert row.locator(".times").inner_text() == "2×"
+    assert "cart and 2 more" in row.inner_text()
+    row.click()
+    page.locator(".right .why", has_text="gates stick in three services").wait_for()
+    shot(page, "incident")
+    tell(revision=1, count=3, state="escalated", anomaly_ids=[number("burst-0"), number("burst-1")])
+    row.locator(".chip", has_text="escalated").wait_for()
+    page.locator(".right [data-state=escalated]").wait_for()
+    page.locator(f'[data-anomaly="{number("burst-1")}"] .btn').click()
+    page.locator(".right .facts", has_text=number("burst-1")).wait_for()
+    page.keyboard.press("n")  # the anomaly that is open
+    page.locator(".verdict .ack.st-obeyed").wait_for()
+    page.locator(".links a", has_text="Its incident").click()
+    page.locator(".right [data-state=escalated]").wait_for()
+    page.click("text=Show them in the list")
+    page.locator(".count", has_text="2 anomalies").wait_for()
+    narrow = open_as("viewer", f"/incidents/{number('burst')}", width=800)
+    narrow.locator(".right [data-state=escalated]").wait_for()
+    shot(narrow, "incident-800")
+
+
+def test_templates_are_joined_after_a_look_at_what_it_does_and_parted_again(
+    job: FakeJob, open_as: Callable[..., Page]
+) -> None:
+    job.mine("gates", *(f"gate {at} is stuck" for at in range(6)), *(f"lamp {at} flickers badly" for at in range(3)))
+    job.say("gates")
+    stuck, flickers = job.catalogue["gates"]
+    page = open_as("admin", "/services?service=gates")
+    card = page.locator(".card.templates")
+    card.locator(".item", has_text=stuck).locator("text=use").click()
+    card.locator(".item", has_text=flickers).locator("text=use").click()
+    assert card.locator('[aria-label="counts as this id"]').input_value() == flickers
+    card.get_by_text("Preview").click()
+    card.get_by_text("6 of 9 recent lines would get another template.").wait_for()
+    assert [text.split() for text in card.locator(".move .num").all_inner_texts()] == [["6×"]]
+    assert job.edits == []
+    shot(page, "templates-preview")
+    card.get_by_text("Send").click()
+    card.locator(".said .ack.st-obeyed").wait_for()
+    card.get_by_text(f"counts as {flickers}").wait_for()
+    [edit] = job.edits
+    assert (edit.action, edit.template_id, edit.into, edit.by) == ("join", stuck, flickers, "admin")
+    card.locator(".item", has_text="by admin").locator("text=Undo").click()
+    card.locator(".item", has_text="by admin").wait_for(state="detached")
+    assert job.edits == []
+
+    card.get_by_text("Add a mask").click()
+    card.locator('[aria-label="name, such as flag"]').fill("light")
+    card.locator('[aria-label="regular expression"]').fill("(")
+    card.get_by_text("Preview").click()
+    card.get_by_text("The job would refuse this").wait_for()
+    assert card.get_by_text("Send").count() == 0
+    card.get_by_text("Keep a word").click()
+    card.locator('[aria-label="word"]').fill("stuck")
+    card.get_by_text("Preview").click()
+    card.get_by_text("Send").click()
+    card.locator(".item", has_text="stuck").locator(".chip", has_text="keep").wait_for()
+    narrow = open_as("viewer", "/services?service=gates", width=800)
+    narrow.locator(".card.templates .chip", has_text="keep").wait_for()
+    assert narrow.locator(".card.templates .btn").count() == 0
+    shot(narrow, "templates-viewer-800")
+    narrow = open_as("admin", "/services?service=gates", width=800)
+    narrow.locator(".card.templates .chip", has_text="keep").scroll_into_view_if_needed()
+    shot(narrow, "templates-800")
+    assert narrow.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
 def test_an_admin_sets_a_mode_and_sees_it_obeyed(job: FakeJob, open_as: Callable[..., Page]) -> None:
     job.say("modes")
     page = open_as("admin", "/services?service=modes")
@@ -444,6 +568,13 @@ def test_a_line_that_nobody_flagged_is_found_redacted_and_called_missed(
     [missed] = [found for found in job.missed if found.service == "till"]
     assert (missed.message, missed.by) == ("drawer jammed", "triager")
     assert missed.before.startswith("drawer opened by <redacted:email")
+    page.reload()
+    page.fill('[aria-label="words that all occur in the line"]', "drawer jammed")
+    page.click(".btn.primary")
+    page.locator(".lrow", has_text="drawer jammed").locator("text=by triager").wait_for()
+    page.locator(".lrow", has_text="drawer jammed").locator("text=Undo").click()
+    page.locator(".lrow", has_text="drawer jammed").locator("text=taken back").wait_for()
+    jammed = page.locator(".lrow", has_text="drawer jammed")
     jammed.locator("a", has_text="request").click()
     page.locator("h1", has_text="Whole request").wait_for()
     page.locator(".lrow").nth(3).wait_for()

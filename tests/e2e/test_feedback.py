@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from flink_jobs.cli import app
-from models.control import SetMode, read_command
+from models.control import EditTemplate, SetMode, read_command
 
 if TYPE_CHECKING:
     from flink_jobs.runtime.broker import Broker
@@ -56,6 +56,17 @@ def test_a_command_is_sent_and_the_jobs_answer_told(say, send: Send, read: Read,
     (command,) = [read_command(value) for value in read(control)]
     assert isinstance(command, SetMode)
     assert (command.service, command.mode, command.by, command.why) == ("cart", "live", "ada", "a test")
+
+
+def test_a_change_of_templates_is_sent(say, read: Read):
+    mask = ("template", "mask", "--mask", "flag=--[a-z]+", "--service", "cart", "--no-wait")
+    result, control, _ = say(*mask)
+    assert result.exit_code == 0, result.output
+    wrong, *_ = say("template", "join", "--into", "0000000a", "--service", "cart", "--no-wait")
+    assert "--template-id and --into" in str(wrong.exception)
+    (command,) = [read_command(value) for value in read(control)]
+    assert isinstance(command, EditTemplate)
+    assert (command.action, command.name, command.pattern) == ("mask", "flag", "--[a-z]+")
 
 
 def test_without_an_answer_it_says_so_and_the_command_stays(say, read: Read):

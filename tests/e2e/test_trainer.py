@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pytest
 
-from models.control import SetModel, read_command
+from models.control import SetModel, SetShares, read_command
 from models.store import Store
 from models.training_buffer import RedisParams
 from tests.unit.buffer_cases import sequence_batches
@@ -86,10 +86,10 @@ class Place:
         return process.returncode, said.decode()
 
     def announced(self) -> list[SetModel]:
-        """The commands on the control topic."""
+        """The models that the control topic announces; beside them it has nothing but the shares of the budget."""
         commands = [read_command(value) for value in self.read(self.topic)]
-        assert all(isinstance(command, SetModel) for command in commands)
-        return commands  # type: ignore[return-value]
+        assert all(isinstance(command, SetModel | SetShares) for command in commands)
+        return [command for command in commands if isinstance(command, SetModel)]
 
     def fields(self) -> dict[str, str]:
         with connect(self.redis) as client:
@@ -129,7 +129,7 @@ def test_a_trainer_killed_at_any_point_leaves_nothing_half_done_and_the_next_one
     status, said = place.run("--once")
     assert status == 0, said
     (command,) = place.announced()
-    assert (command.service, command.by, command.shares) == ("cart", "trainer", 1)
+    assert (command.service, command.by) == ("cart", "trainer")
     assert store.load("cart", command.model_version).training["lines"] == SESSIONS * 6
     assert [one.version for one in store.versions("cart")] == [command.model_version]
     assert [path.name for path in (place.store / "cart").iterdir()] == [command.model_version]

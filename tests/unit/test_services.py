@@ -10,7 +10,18 @@ import orjson
 import pytest
 
 from models.artefact import Artefact
-from models.control import EditTemplate, Feedback, Pattern, Release, SetBudget, SetMode, SetModel, Undo, read_command
+from models.control import (
+    EditTemplate,
+    Feedback,
+    Pattern,
+    Release,
+    SetBudget,
+    SetMode,
+    SetModel,
+    SetShares,
+    Undo,
+    read_command,
+)
 from models.errors import ArtefactError, RecordError
 from models.life import LifeParams
 from models.said import NothingKnown
@@ -388,6 +399,17 @@ def test_a_budget_of_its_own_makes_a_service_louder_or_quieter() -> None:
     job.say(SetBudget, per_day=10_000)
     assert job.status()["budget_per_day"] == 10_000
     assert len(job.read(walks(12, 2, ODD[:1]))) > quiet
+
+
+def test_the_budget_is_shared_among_the_services_that_have_a_model_now(job: Job) -> None:
+    job.say(SetShares, service="*", shares=4)
+    assert job.status()["budget_per_day"] == PARAMS.fusion.budget_per_day / 4
+    job.say(SetShares, service="*", shares=5)
+    job.restart()
+    job.read(walks(10, 1, service="new"))
+    assert job.status("new")["budget_per_day"] == PARAMS.fusion.budget_per_day / 5
+    job.say(SetBudget, per_day=2)
+    assert job.status()["budget_per_day"] == 2
 
 
 def test_state_is_bounded_and_whole_after_many_commands(job: Job) -> None:
