@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from console.access import COOKIE, ForbiddenError, User
 from console.board import Filter, Row
 from console.commands import CommandError
+from console.fields import mappings
 from console.guard import user_of
 from console.login import login_page
 from console.parts import Console
@@ -63,10 +65,28 @@ class FeedbackBody(Strict):
 
 
 class UndoBody(Strict):
-    """The piece of feedback to take back."""
+    """The piece of feedback to take back; or, with its service, what that has in force: a muted pattern, a wanted line, a change of templates."""
 
     command_id: str = Field(min_length=1, max_length=64)
+    service: str = Field(default="", max_length=200)
     why: str = Field(default="", max_length=1_000)
+
+
+class EditBody(Strict):
+    """A change of a service's templates: `join` takes template_id and into, `pin` template_id, `keep` word, `mask` name and pattern."""
+
+    service: str = Field(min_length=1, max_length=200)
+    action: Literal["join", "pin", "keep", "mask"]
+    template_id: str = Field(default="", max_length=8)
+    into: str = Field(default="", max_length=8)
+    word: str = Field(default="", max_length=100)
+    name: str = Field(default="", max_length=20)
+    pattern: str = Field(default="", max_length=300)
+    why: str = Field(default="", max_length=1_000)
+
+    def fields(self) -> dict[str, str]:
+        """What the command is made of."""
+        return self.model_dump(include={"action", "template_id", "into", "word", "name", "pattern"})
 
 
 class LoginBody(Strict):
@@ -87,9 +107,10 @@ def _filter(
     session: str = "",
     since_ms: Annotated[int, Query(ge=0)] = 0,
     until_ms: Annotated[int, Query(ge=0)] = 0,
+    incident: str = "",
 ) -> Filter:
     """The filters of the list, as query parameters."""
-    return Filter(service, detector, mode, status, label, text, fingerprint, session, since_ms, until_ms)
+    return Filter(service, detector, mode, status, label, text, fingerprint, session, since_ms, until_ms, incident)
 
 
 Wanted = Annotated[Filter, Depends(_filter)]
@@ -237,19 +258,29 @@ def _routes(console: Console) -> APIRouter:
 
     @router.get("/incidents")
     async def incidents(wanted: Wanted) -> list[dict[str, Any]]:
-        """Anomalies grouped by fingerprint, the one with the newest repeat first."""
+        """Incidents as the job tells of them (docs/incident.schema.json), open ones first; where it tells of none, anomalies grouped by fingerprint."""
+        if len(board.incidents):
+            return [incident.record() for incident in board.incidents_of(wanted)]
         return [
             {
-                "fingerprint": incident.newest.told.fingerprint,
-                "count": incident.count,
-                "first_ts": incident.first_ts,
-                "last_ts": incident.last_ts,
-                "labels": dict(incident.labels),
-                "histogram": incident.histogram,
-                "newest": shown(incident.newest),
+                "fingerprint": group.newest.told.fingerprint,
+                "count": group.count,
+                "first_ts": group.first_ts,
+                "last_ts": group.last_ts,
+                "labels": dict(group.labels),
+                "histogram": group.histogram,
+                "newest": shown(group.newest),
             }
-            for incident in board.incidents(wanted)
+            for group in board.repeats(wanted)
         ]
+
+    @router.get("/incidents/{incident_id}")
+    async def incident(incident_id: str) -> dict[str, Any]:
+        """One incident: its newest record as on the topic, and those of its anomalies that are here."""
+        found = board.incidents.get(incident_id)
+        if found is None:
+            raise NotHereError("There is no such incident here; those told of last are kept.")
+        return {"record": found.record(), "anomalies": [shown(row) for row in board.rows_in(found)]}
 
     @router.get("/services")
     async def services() -> list[dict[str, Any]]:
@@ -287,8 +318,33 @@ def _routes(console: Console) -> APIRouter:
 
     @router.post("/undo", status_code=202)
     async def undo(body: UndoBody, user: Who) -> dict[str, Any]:
-        """Take a piece of feedback back."""
-        command = await asyncio.to_thread(desk.undo, user, body.command_id, body.why)
+        """Take a piece of feedback, or what a service has in force, back."""
+        if body.service:
+            command = await asyncio.to_thread(desk.take_back, user, body.service, body.command_id, body.why)
+        else:
+            command = await asyncio.to_thread(desk.undo, user, body.command_id, body.why)
+        return {"command_id": command.command_id}
+
+    @router.get("/templates")
+    async def templates(service: str) -> dict[str, Any]:
+        """The templates of a service, what each counts as where it was joined, and the changes by hand that are in force."""
+        joined = board.counts_as.get(service, {})
+        found = [
+            {"template_id": name, "template": text, "counts_as": joined.get(name)}
+            for name, text in board.templates.get(service, {}).items()
+        ]
+        return {"templates": found, "edits": mappings(board.statuses.get(service, {}).get("edits"))}
+
+    @router.post("/templates/preview")
+    async def template_preview(body: EditBody, user: Who) -> dict[str, Any]:
+        """What a change of templates would do to recent lines of the service; nothing is sent."""
+        draft = desk.draft_edit(user, body.service, body.fields())
+        return asdict(await asyncio.to_thread(console.preview, draft))
+
+    @router.post("/templates", status_code=202)
+    async def edit_template(body: EditBody, user: Who) -> dict[str, Any]:
+        """Change the templates of a service by hand."""
+        command = await asyncio.to_thread(desk.edit_template, user, body.service, body.fields(), body.why)
         return {"command_id": command.command_id}
 
     @router.get("/commands/{command_id}")

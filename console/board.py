@@ -2,6 +2,7 @@
 
 ```
 topic anomalies ─→ Told ────→ rows by anomaly_id, revisions folded; the newest 10,000
+      incidents ─→ Incident → the newest record of each
       status    ─→ status ──→ by service; which commands were obeyed
       templates ─→ template → by service
       control   ─→ command ─→ marks
@@ -20,6 +21,8 @@ from typing import Any, Final
 
 import orjson
 
+from console.fields import mappings, number, read_object, text
+from console.incidents import Incident, Incidents, Part, Present, read_incident
 from console.marks import Mark, Marks
 from models.control import Command
 
@@ -88,6 +91,11 @@ class Told:
         return self.votes[0][0] if self.votes else ""
 
     @property
+    def of_incident(self) -> Part:
+        """What tells which incident it belongs to."""
+        return Part(self.anomaly_id, (self.mode, self.service, self.kind, self.template_id), self.ts)
+
+    @property
     def telling(self) -> Telling:
         """Its line of the timeline."""
         return Telling(
@@ -97,75 +105,54 @@ class Told:
 
 def read_anomaly(raw: bytes, at_ms: int) -> Told | None:
     """The anomaly in a message's value; None where it is none. A field of another type counts as absent."""
-    try:
-        found = orjson.loads(raw)
-    except orjson.JSONDecodeError:
+    found = read_object(raw)
+    name, revision, service = text(found, "anomaly_id"), found.get("revision"), text(found, "service")
+    if not name or not service or len(name) > 64 or not isinstance(revision, int):
         return None
-    if not isinstance(found, dict):
-        return None
-    number, revision, service = found.get("anomaly_id"), found.get("revision"), found.get("service")
-    if not isinstance(number, str) or not isinstance(revision, int) or not isinstance(service, str):
-        return None
-    if not number or not service or len(number) > 64:
-        return None
-    message, template = _text(found, "message"), _text(found, "template")
+    message, template = text(found, "message"), text(found, "template")
     votes = found.get("detectors")
     source = found.get("source")
     source = source if isinstance(source, dict) else {}
-    explanation, host, session = _text(found, "explanation"), _text(found, "host"), _text(found, "session")
+    explanation, host, session = text(found, "explanation"), text(found, "host"), text(found, "session")
     return Told(
         raw=raw,
         at_ms=at_ms,
-        anomaly_id=number,
+        anomaly_id=name,
         revision=revision,
-        status=_text(found, "status") or "new",
-        mode=_text(found, "mode") or "live",
-        kind=_text(found, "kind") or "line",
-        ts=int(_number(found, "ts")),
+        status=text(found, "status") or "new",
+        mode=text(found, "mode") or "live",
+        kind=text(found, "kind") or "line",
+        ts=int(number(found, "ts")),
         service=service,
         host=host,
         session=session,
-        level=_text(found, "level"),
-        severity=_text(found, "severity"),
-        score=_number(found, "score"),
-        strength=_number(found, "strength"),
+        level=text(found, "level"),
+        severity=text(found, "severity"),
+        score=number(found, "score"),
+        strength=number(found, "strength"),
         votes=_votes(votes) if isinstance(votes, dict) else (),
-        template_id=_text(found, "template_id"),
+        template_id=text(found, "template_id"),
         message=message[:_MESSAGE],
         explanation=explanation,
-        fingerprint=_text(found, "fingerprint") or number,
+        fingerprint=text(found, "fingerprint") or name,
         source=(
-            _text(source, "topic"),
-            int(_number(source, "partition")),
-            int(_number(source, "offset")),
-            int(_number(source, "index")),
+            text(source, "topic"),
+            int(number(source, "partition")),
+            int(number(source, "offset")),
+            int(number(source, "index")),
         ),
         patterns=tuple(
             (entry["pattern"], float(entry["level"]))
-            for entry in _mappings(found.get("patterns"))
+            for entry in mappings(found.get("patterns"))
             if isinstance(entry.get("pattern"), str) and isinstance(entry.get("level"), int | float)
         ),
-        haystack="\n".join((message[:4_000], template[:1_000], explanation, service, host, session, number)).lower(),
+        haystack="\n".join((message[:4_000], template[:1_000], explanation, service, host, session, name)).lower(),
     )
 
 
 def _votes(votes: Mapping[str, object]) -> tuple[tuple[str, float], ...]:
     found = [(str(name), float(value)) for name, value in votes.items() if isinstance(value, int | float)]
     return tuple(sorted(found, key=lambda vote: (-vote[1], vote[0])))
-
-
-def _text(found: Mapping[str, Any], name: str) -> str:
-    value = found.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _number(found: Mapping[str, Any], name: str) -> float:
-    value = found.get(name)
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0
-
-
-def _mappings(value: object) -> list[Mapping[str, Any]]:
-    return [row for row in value if isinstance(row, Mapping)] if isinstance(value, list) else []
 
 
 @dataclass(slots=True)
@@ -199,6 +186,7 @@ class Filter:
     session: str = ""
     since_ms: int = 0
     until_ms: int = 0
+    incident: str = ""
 
     @cached_property
     def words(self) -> tuple[str, ...]:
@@ -232,12 +220,12 @@ class Page:
 
 
 @dataclass
-class Incident:
+class Repeats:
     """Rows of one fingerprint: repeats of the same thing.
 
     Attributes:
         newest: its newest row.
-        histogram: rows by equal parts of the time that all incidents shown together cover.
+        histogram: rows by equal parts of the time that all repeats shown together cover.
     """
 
     newest: Row
@@ -283,6 +271,8 @@ class Board:
         self.marks = Marks()
         self.statuses: dict[str, dict[str, Any]] = {}
         self.templates: dict[str, dict[str, str]] = {}
+        self.counts_as: dict[str, dict[str, str]] = {}  # by service: a template that was joined → the one it counts as
+        self.incidents = Incidents()
         self.acks: dict[str, tuple[bool, str]] = {}
         self.unread = 0  # messages of the anomalies topic that are no anomalies
         self._rows: dict[str, Row] = {}
@@ -324,33 +314,46 @@ class Board:
 
     def tell_status(self, raw: bytes) -> None:
         """Take in what the job says of a service."""
-        found = _read_object(raw)
-        service = _text(found, "service")
+        found = read_object(raw)
+        service = text(found, "service")
         if not service or (service not in self.statuses and len(self.statuses) >= MAX_SERVICES):
             return
         known = self.statuses.get(service)
-        if known is not None and _number(found, "at_ms") < _number(known, "at_ms"):
+        if known is not None and number(found, "at_ms") < number(known, "at_ms"):
             return
         self.version += 1
         self.statuses[service] = found
         commands = found.get("commands")
         for command_id, answer in commands.items() if isinstance(commands, dict) else ():
             if isinstance(answer, dict):
-                self.acks[str(command_id)] = (answer.get("is_obeyed") is True, _text(answer, "why"))
+                self.acks[str(command_id)] = (answer.get("is_obeyed") is True, text(answer, "why"))
         while len(self.acks) > MAX_ACKS:
             self.acks.pop(next(iter(self.acks)))
 
     def tell_template(self, raw: bytes) -> None:
         """Take in a template of the catalogue."""
-        found = _read_object(raw)
-        service, number, template = (_text(found, name) for name in ("service", "template_id", "template"))
-        if not service or not number or (service not in self.templates and len(self.templates) >= MAX_SERVICES):
+        found = read_object(raw)
+        service, name, template = (text(found, field_) for field_ in ("service", "template_id", "template"))
+        if not service or not name or (service not in self.templates and len(self.templates) >= MAX_SERVICES):
             return
         self.version += 1
         known = self.templates.setdefault(service, {})
-        known[number] = template
+        known[name] = template
         while len(known) > MAX_TEMPLATES:
             known.pop(next(iter(known)))
+        joined = self.counts_as.setdefault(service, {})
+        joined.pop(name, None)
+        if into := text(found, "counts_as"):
+            joined[name] = into
+            while len(joined) > MAX_TEMPLATES:
+                joined.pop(next(iter(joined)))
+
+    def tell_incident(self, raw: bytes) -> None:
+        """Take in the newest record of an incident."""
+        incident = read_incident(raw)
+        if incident is not None:
+            self.version += 1
+            self.incidents.tell(incident)
 
     def tell_command(self, command: Command) -> None:
         """Take in a command that somebody gave, here or elsewhere."""
@@ -431,24 +434,56 @@ class Board:
         return Page(rows, rows[-1].seq if has_more and rows else None, total)
 
     def _admits(self, wanted: Filter, row: Row) -> bool:
+        if wanted.incident and not self._is_in(wanted.incident, row):
+            return False
         return wanted.admits(row, self.label(row) if wanted.label else "")
+
+    def _is_in(self, incident_id: str, row: Row) -> bool:
+        incident = self.incidents.get(incident_id)
+        return incident is not None and incident.has(row.told.of_incident)
 
     def rows(self, wanted: Filter) -> Iterator[Row]:
         """Every row that the filter admits, newest first."""
         return (row for row in reversed(self._rows.values()) if self._admits(wanted, row))
 
-    def incidents(self, wanted: Filter, limit: int = 200) -> list[Incident]:
-        """Rows grouped by fingerprint, the incident with the newest row first."""
-        found: dict[str, Incident] = {}
+    def repeats(self, wanted: Filter, limit: int = 200) -> list[Repeats]:
+        """Rows grouped by fingerprint, those with the newest row first: what stands for incidents where the job tells of none."""
+        found: dict[str, Repeats] = {}
         for row in self.rows(wanted):
-            found.setdefault(row.told.fingerprint, Incident(row)).add(row, self.label(row))
+            found.setdefault(row.told.fingerprint, Repeats(row)).add(row, self.label(row))
         shown = list(found.values())[:limit]
-        first = min((incident.first_ts for incident in shown), default=0)
-        size = max(1, max((incident.last_ts for incident in shown), default=0) - first + 1)
-        for incident in shown:
-            buckets = Counter((ts - first) * _BUCKETS // size for ts in incident.times)
-            incident.histogram = [buckets[at] for at in range(_BUCKETS)]
+        first = min((group.first_ts for group in shown), default=0)
+        size = max(1, max((group.last_ts for group in shown), default=0) - first + 1)
+        for group in shown:
+            buckets = Counter((ts - first) * _BUCKETS // size for ts in group.times)
+            group.histogram = [buckets[at] for at in range(_BUCKETS)]
         return shown
+
+    def incidents_of(self, wanted: Filter) -> list[Incident]:
+        """Incidents that the filter admits, open ones first; of label, status and fingerprint it is enough that one of its anomalies has them."""
+        of_row = Filter(label=wanted.label, status=wanted.status, fingerprint=wanted.fingerprint)
+        rows = Present(row.told.of_incident for row in self.rows(of_row)) if of_row != Filter() else None
+        return [
+            incident
+            for incident in self.incidents
+            if (not wanted.service or wanted.service in incident.services)
+            and (not wanted.mode or incident.mode == wanted.mode)
+            and (not wanted.session or wanted.session in incident.sessions)
+            and (not wanted.incident or incident.incident_id == wanted.incident)
+            and (not wanted.detector or any(kind.detector == wanted.detector for kind in incident.kinds))
+            and incident.last_ms >= wanted.since_ms
+            and (not wanted.until_ms or incident.started_ms <= wanted.until_ms)
+            and all(word in incident.haystack for word in wanted.words)
+            and (rows is None or rows.has_one_of(incident))
+        ]
+
+    def rows_in(self, incident: Incident) -> list[Row]:
+        """The anomalies of an incident that are here, newest first."""
+        return [row for row in reversed(self._rows.values()) if incident.has(row.told.of_incident)]
+
+    def incident_of(self, row: Row) -> Incident | None:
+        """The incident that an anomaly belongs to; None where the job told of none."""
+        return next((incident for incident in self.incidents if incident.has(row.told.of_incident)), None)
 
     def services(self) -> list[str]:
         """Every service that is known, by name."""
@@ -466,7 +501,7 @@ class Board:
 
     def last_ts(self, service: str) -> int:
         """Event time of a service's newest line, as the job says; 0 where it has not."""
-        return int(_number(self.statuses.get(service, {}), "last_ts"))
+        return int(number(self.statuses.get(service, {}), "last_ts"))
 
     def precision(self, service: str = "") -> dict[str, Precision]:
         """By detector, and `all`: what people said of the anomalies it had a part in."""
@@ -509,11 +544,3 @@ class Board:
 def _line_key(service: str, ts: int, message: str) -> tuple[str, int, str]:
     """What a line is known by where its place on the topic is not."""
     return service, ts, message[:200]
-
-
-def _read_object(raw: bytes) -> dict[str, Any]:
-    try:
-        found = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -8,7 +8,7 @@ click or POST ─→ Desk: role, build ─→ sender (acks=all) ─→ control t
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -17,7 +17,9 @@ from pydantic import ValidationError
 from console.access import Role, User, require
 from console.audit import Audit
 from console.board import Board, Row
-from models.control import Command, Feedback, Pattern, Release, SetBudget, SetMode, SetModel, Undo
+from console.fields import mappings
+from console.marks import MAX_MESSAGE
+from models.control import Command, EditTemplate, Feedback, Pattern, Release, SetBudget, SetMode, SetModel, Undo
 from models.errors import DriftwoodError
 
 #: How long a suppression lasts, by the words on its buttons; None is for ever.
@@ -78,7 +80,7 @@ class Desk:
         """Say of a line that it should have been told."""
         if not message.strip():
             raise CommandError("A line without text cannot be told apart from others.")
-        fields = {"label": "missed", "message": message[:8_000], "before": before[:8_000]}
+        fields = {"label": "missed", "message": message[:MAX_MESSAGE], "before": before[:MAX_MESSAGE]}
         return self._give(user, Role.TRIAGER, Feedback, service, why, **fields)
 
     def undo(self, user: User, command_id: str, why: str = "") -> Command:
@@ -92,9 +94,27 @@ class Desk:
             raise CommandError(f"That was taken back by {mark.undone_by} already.")
         return self._give(user, Role.TRIAGER, Undo, mark.given.service, why, target=command_id)
 
-    def unmute(self, user: User, service: str, command_id: str, why: str = "") -> Command:
-        """Take back what mutes a pattern, by the id that the job gives for it."""
-        return self._give(user, Role.TRIAGER, Undo, service, why, target=command_id)
+    def take_back(self, user: User, service: str, command_id: str, why: str = "") -> Command:
+        """Take back what the job says is in force: a muted pattern, a wanted line, a change of templates; by the id that it gives for it."""
+        status = self.board.statuses.get(service, {})
+        least = None
+        for name, role in (("muted", Role.TRIAGER), ("wanted", Role.TRIAGER), ("edits", Role.ADMIN)):
+            if any(one.get("command_id") == command_id for one in mappings(status.get(name))):
+                least = role
+        if least is None:
+            raise CommandError(f"Nothing of {command_id!r} is in force for {service}; it was taken back already.")
+        return self._give(user, least, Undo, service, why, target=command_id)
+
+    def draft_edit(self, user: User, service: str, fields: Mapping[str, str]) -> EditTemplate:
+        """A change of templates as it would be sent, to be looked at first; empty fields are left out."""
+        require(user, Role.ADMIN, f"EditTemplate of {service}")
+        named = {"command_id": "preview", "version": 0, "service": service, "by": user.name}
+        draft: EditTemplate = _made(EditTemplate, **named, **_given(fields))
+        return draft
+
+    def edit_template(self, user: User, service: str, fields: Mapping[str, str], why: str = "") -> Command:
+        """Join a template to another, pin one, keep a word, or add a mask."""
+        return self._give(user, Role.ADMIN, EditTemplate, service, why, **_given(fields))
 
     def set_mode(self, user: User, service: str, mode: str, why: str = "") -> Command:
         """Set a service's mode by hand, or hand it back to the criteria."""
@@ -144,24 +164,36 @@ class Desk:
             self._audit.write("refused", user.name, "", str(error))
             raise
         self._version = max(self._now_ms(), self._version + 1)
-        try:
-            command: Command = kind(
-                command_id=f"console-{secrets.token_hex(8)}",
-                version=self._version,
-                service=service,
-                by=user.name,
-                why=why[:1_000],
-                **fields,
-            )
-        except ValidationError as error:
-            faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-            raise CommandError(f"This cannot be asked of the job: {faults}.") from error
+        command: Command = _made(
+            kind,
+            command_id=f"console-{secrets.token_hex(8)}",
+            version=self._version,
+            service=service,
+            by=user.name,
+            why=why[:1_000],
+            **fields,
+        )
         self._send(command)
         self._sent[command.command_id] = self._now_ms()
         while len(self._sent) > 10_000:
             self._sent.pop(next(iter(self._sent)))
         self._audit.write("command", user.name, "", f"{command.kind} {command.command_id} {service}")
         return command
+
+
+def _given(fields: Mapping[str, str]) -> dict[str, str]:
+    """The fields that were filled in; a space may mean something in an expression only."""
+    return {name: value if name == "pattern" else value.strip() for name, value in fields.items() if value.strip()}
+
+
+def _made(kind: type[Any], **fields: object) -> Any:
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        faults = "; ".join(
+            ": ".join(filter(None, (".".join(map(str, fault["loc"])), fault["msg"]))) for fault in error.errors()
+        )
+        raise CommandError(f"This cannot be asked of the job: {faults}.") from error
 
 
 def _patterns(row: Row) -> tuple[Pattern, ...]:

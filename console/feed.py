@@ -1,7 +1,7 @@
-"""Kafka to the board and back: a thread that reads four topics from their (bounded) beginning and then follows, and a sender of commands.
+"""Kafka to the board and back: a thread that reads the job's topics from their (bounded) beginning and then follows, and a sender of commands.
 
 ```
-anomalies, status, templates, control ─ thread: poll, read ─→ events ─ deliver ─→ board (in the console's own loop)
+anomalies, incidents, status, templates, control ─ thread: poll, read ─→ events ─ deliver ─→ board (in the console's own loop)
                                             └ nothing comes: do the brokers answer? ─→ health
 ```
 
@@ -30,7 +30,15 @@ if TYPE_CHECKING:
 _log = logging.getLogger("driftwood.console.feed")
 
 #: Newest messages of a topic that are read at the start; those of compacted topics are mostly older versions of the same keys.
-_NEWEST: Final[Mapping[str, int]] = {"anomalies": 10_000, "status": 20_000, "templates": 200_000, "control": 50_000}
+_NEWEST: Final[Mapping[str, int]] = {
+    "anomalies": 10_000,
+    "incidents": 20_000,
+    "status": 20_000,
+    "templates": 200_000,
+    "control": 50_000,
+}
+#: Roles of topics without which a console is whole; a job may tell of no incidents.
+_OPTIONAL: Final = frozenset({"incidents"})
 _POLL_MS: Final = 100
 _PROBE_S: Final = 2.0  # silence after which the brokers are asked whether they are there
 _LOOK_S: Final = 5.0  # how often topics that are missing are looked for
@@ -70,12 +78,13 @@ def read_event(kind: str, value: bytes | None, timestamp_ms: int) -> Event:
 
 def apply(board: Board, events: Sequence[Event]) -> None:
     """Put events on the board."""
+    take = {"status": board.tell_status, "templates": board.tell_template, "incidents": board.tell_incident}
     for event in events:
         body = event.body
         if isinstance(body, Told):
             board.tell(body)
         elif isinstance(body, bytes):
-            (board.tell_status if event.kind == "status" else board.tell_template)(body)
+            take[event.kind](body)
         elif body is not None:
             board.tell_command(body)
         elif event.kind == "anomalies":
@@ -220,11 +229,12 @@ class Feed:
                 self._say("live", self._missing_said())
 
     def _missing_said(self) -> str:
-        if not self.missing:
+        missing = [topic for topic in self.missing if self.kinds[topic] not in _OPTIONAL]
+        if not missing:
             return ""
-        is_one = len(self.missing) == 1
+        is_one = len(missing) == 1
         return (
-            f"There {'is no topic' if is_one else 'are no topics'} {', '.join(self.missing)} yet. "
+            f"There {'is no topic' if is_one else 'are no topics'} {', '.join(missing)} yet. "
             f"The job makes {'it' if is_one else 'them'} when it starts; if it runs, compare its sinks with the console's settings."
         )
 

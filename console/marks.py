@@ -19,6 +19,8 @@ from models.control import EVERY, Command, Feedback, Release, Undo
 
 MAX_MARKS: Final = 50_000
 MAX_RELEASES: Final = 1_000
+#: Characters of a line that a command can hold (models/control.py).
+MAX_MESSAGE: Final = 8_000
 #: Labels whose patterns the job tells no more.
 MUTING: Final = frozenset({"normal", "suppressed"})
 
@@ -47,6 +49,7 @@ class Marks:
     _by_command: dict[str, Feedback] = field(default_factory=dict)
     _by_anomaly: dict[str, list[Feedback]] = field(default_factory=dict)
     _by_pattern: dict[tuple[str, str], list[Feedback]] = field(default_factory=dict)
+    _by_line: dict[tuple[str, str], list[Feedback]] = field(default_factory=dict)  # missed: (service, message)
     _undone: dict[tuple[str, str], str] = field(
         default_factory=dict
     )  # (service, command) → by; it may be read before the command
@@ -75,6 +78,10 @@ class Marks:
         """The mark that a command made."""
         given = self._by_command.get(command_id)
         return None if given is None else self._as_mark(given)
+
+    def missed(self, service: str, message: str) -> Mark | None:
+        """The newest mark that calls such a line missed, if it stands."""
+        return self._standing(self._by_line.get((service, message[:MAX_MESSAGE]), ()))
 
     def of_pattern(self, service: str, pattern: str) -> Mark | None:
         """The newest mark of a pattern, if it stands."""
@@ -116,6 +123,8 @@ class Marks:
             self._by_anomaly.setdefault(given.anomaly_id, []).append(given)
         for found in given.patterns:
             self._by_pattern.setdefault((given.service, found.pattern), []).append(given)
+        if given.label == "missed":
+            self._by_line.setdefault((given.service, given.message), []).append(given)
         if len(self._by_command) > MAX_MARKS:
             self._forget(self._by_command.pop(next(iter(self._by_command))))
 
@@ -129,3 +138,8 @@ class Marks:
             self._by_pattern[key].remove(given)
             if not self._by_pattern[key]:
                 del self._by_pattern[key]
+        line = given.service, given.message
+        if given.label == "missed":
+            self._by_line[line].remove(given)
+            if not self._by_line[line]:
+                del self._by_line[line]

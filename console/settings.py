@@ -38,6 +38,11 @@ class ConsoleSettings(BaseSettings):
         description="options of the Python Kafka client, such as security_protocol or sasl_plain_password",
     )
     anomalies: str = Field(default="anomalies", min_length=1, description="topic of the anomalies")
+    incidents: str = Field(
+        default="incidents",
+        min_length=1,
+        description="topic of the incidents; without one, equal anomalies are grouped",
+    )
     status: str = Field(default="status", min_length=1, description="topic on which the job tells of its services")
     templates: str = Field(default="templates", min_length=1, description="topic of the templates")
     control: str = Field(default="control", min_length=1, description="topic of the commands to the job")

@@ -32,7 +32,7 @@ from models.incidents import Incidents, Suspects
 from models.joining import without_parts
 from models.judge import Judge, Judged
 from models.life import LifeParams
-from models.masking import mask, tokenise
+from models.masking import mask
 from models.packing import Lines
 from models.parameters import parameters, slug
 from models.patterns import collected
@@ -523,9 +523,10 @@ class _Known:
 
     def find(self, message: str) -> int | None:
         """The id of the template of a message; None if there is none yet."""
-        params = self.templates.params
+        params = replace(self.templates.params, masking=self.templates.masking_of(self.service))
+        (masked,) = mask([message], self.templates.params.masking).to_list()
         reference = TemplateReference(self.templates.export(self.service), params)
-        return reference.match(tokenise(mask([message], params.masking).to_list(), params.masking)[0])
+        return reference.match(self.templates.tokens_of(self.service, masked))
 
     def has(self, template: int) -> bool:
         """Whether there is a template of this id."""

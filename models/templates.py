@@ -220,9 +220,7 @@ class ShardTemplates:
                     template = self._templates[seq]
                     assert template is not None
                     assert (template.tree, template.cluster, template.service) == (tree, cluster, service)
-                    assert (
-                        part.keep == signature(template.created, self._masking.get(service, self.params.masking)).keep
-                    )
+                    assert part.keep == signature(template.created, self.masking_of(service)).keep
 
     # ---- placing
 
@@ -249,10 +247,9 @@ class ShardTemplates:
 
     def _tokens(self, batch: Batch, text: int, service: str) -> tuple[str, ...]:
         """The tokens of a text, with the service's own masks if it has some."""
-        edits = self._edits.get(service, NO_EDITS)
-        if not edits.masks:
+        if not self._edits.get(service, NO_EDITS).masks:
             return batch.tokens_of(text, self.params.masking)
-        return tokenise(edits.masked([batch.texts[text].partition("\0")[2]]), self.params.masking)[0]
+        return self.tokens_of(service, batch.texts[text].partition("\0")[2])
 
     def _place_one(self, service: str, tokens: tuple[str, ...]) -> tuple[int, int, Placement]:
         """The template of one text, its leaf's number, and what placing it did."""
@@ -277,7 +274,7 @@ class ShardTemplates:
         Where many trees differ in their event words only, these words are values: more such texts go without them.
         The answer for a text never changes once it is placed, since trees stay and variants only grow.
         """
-        part = signature(tokens, self._masking.get(service, self.params.masking))
+        part = signature(tokens, self.masking_of(service))
         if state is None or not part.events or part in state.trees:
             return part
         is_common = state.variants.get(_form(part), 0) >= self.params.max_variants
@@ -370,6 +367,15 @@ class ShardTemplates:
     def has(self, service: str, number: int) -> bool:
         """Whether a service has a template of this id."""
         return service in self._services and number in self._services[service].ids
+
+    def tokens_of(self, service: str, masked: str) -> tuple[str, ...]:
+        """The tokens of a masked text, with the service's own masks."""
+        edits = self._edits.get(service, NO_EDITS)
+        return tokenise(edits.masked([masked]) if edits.masks else [masked], self.params.masking)[0]
+
+    def masking_of(self, service: str) -> MaskParams:
+        """The masking that parts a service's templates: the job's, with the words that people keep."""
+        return self._masking.get(service, self.params.masking)
 
     def final(self, seq: int) -> int:
         """The id of the template that one counts as: its own, unless it was joined to another by hand."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 from nicegui import ui
 
@@ -36,6 +36,15 @@ class Detail:
         self._seen: tuple[object, ...] = ()
         self._why: ui.input | None = None
         self.show("")
+
+    @property
+    def anomaly_id(self) -> str:
+        """The anomaly that is shown; empty for none."""
+        return self._anomaly_id
+
+    def leave(self) -> None:
+        """Something else is shown there now."""
+        self._anomaly_id = ""
 
     def show(self, anomaly_id: str) -> None:
         """Show an anomaly; an empty id shows none."""
@@ -210,9 +219,12 @@ class Detail:
                     "btn small",
                 )
             link("Lines around it", "/lines?" + urlencode({"service": told.service, "around": told.ts}), "btn small")
+            incident = self._console.board.incident_of(row)
             link(
                 "Its incident",
-                "/?" + urlencode({"fingerprint": told.fingerprint, "open": told.anomaly_id}),
+                f"/incidents/{quote(incident.incident_id, safe='')}"
+                if incident is not None
+                else "/?" + urlencode({"fingerprint": told.fingerprint, "open": told.anomaly_id}),
                 "btn small",
             )
             explore = self._console.explore_url(row)

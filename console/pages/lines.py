@@ -35,7 +35,8 @@ class LinesView:
     def __init__(self, console: Console, visitor: Visitor, text: str, service: str, session: str, around: int) -> None:
         self._console, self._visitor = console, visitor
         self._session, self._around = session, around
-        self._sent: dict[str, ui.element] = {}
+        self._sent: list[tuple[str, str, ui.element]] = []  # missed: command, by whom, where that is shown
+        self._searches = 0
         with box("crumbs"):
             words("Whole request" if session else "Lines", tag="h1")
             if session:
@@ -79,11 +80,16 @@ class LinesView:
             until_ms=self._around + reach if self._around else 0,
             unflagged_only=not self._flagged.value,
         )
+        self._searches += 1
+        this = self._searches
         self._found.clear()
         with self._found, box("empty"):
             box("spinner")
         found = await shown_or(source.find, search)
+        if this != self._searches:
+            return  # asked for something else meanwhile
         self._found.clear()
+        self._sent.clear()
         with self._found:
             if isinstance(found, str):
                 empty("The lines cannot be looked for", found)
@@ -121,8 +127,11 @@ class LinesView:
                     return
                 if line.session and line.session != self._session:
                     link("request", "/lines?" + urlencode({"session": line.session, "around": line.ts}), "btn small")
-                if self._visitor.may(Role.TRIAGER):
-                    with box("lend") as end:
+                with box("lend") as end:
+                    mark = self._console.missed(line.service, line.message)
+                    if mark is not None:
+                        self._follow(mark.given.command_id, mark.given.by, end)
+                    elif self._visitor.may(Role.TRIAGER):
                         button(
                             "You missed this",
                             self._missed(line, before, end),
@@ -135,35 +144,39 @@ class LinesView:
             desk = self._console.desk
             command = await attempt(lambda: desk.missed(self._visitor.user(), line.service, line.message, before))
             if command is not None:
-                self._sent[command.command_id] = end
-                self._tell(command.command_id)
+                self._follow(command.command_id, command.by, end)
 
         return missed
 
-    def _tell(self, command_id: str) -> None:
+    def _follow(self, command_id: str, by: str, end: ui.element) -> None:
+        """Show that such a line was called missed, and what the job says to that."""
+        self._sent.append((command_id, by, end))
+        self._tell(command_id, by, end)
+
+    def _tell(self, command_id: str, by: str, end: ui.element) -> None:
         answer = self._console.desk.answer(command_id)
-        end = self._sent[command_id]
+        end.props["data-state"] = answer.state
         end.clear()
         with end:
-            chip("missed", "bad")
+            chip("missed", "bad").props["title"] = "Such lines are told from now on"
+            words(f"by {by}", "dim small")
             words("obeyed" if answer.state == "obeyed" else answer.said, f"ack st-{answer.state}")
-            button("Undo", lambda: self._undo(command_id), "btn small")
+            if self._visitor.may(Role.TRIAGER):
+                button("Undo", lambda: self._undo(command_id, end), "btn small")
 
-    async def _undo(self, command_id: str) -> None:
+    async def _undo(self, command_id: str, end: ui.element) -> None:
         desk = self._console.desk
         command = await attempt(lambda: desk.undo(self._visitor.user(), command_id))
         if command is not None:
-            end = self._sent.pop(command_id)
+            self._sent = [one for one in self._sent if one[2] is not end]
             end.clear()
             with end:
                 words("taken back", "dim")
 
     def _tick(self) -> None:
-        for command_id in list(self._sent):
-            state = self._console.desk.answer(command_id).state
-            if state != self._sent[command_id].props.get("data-state"):
-                self._sent[command_id].props["data-state"] = state
-                self._tell(command_id)
+        for command_id, by, end in self._sent:
+            if self._console.desk.answer(command_id).state != end.props.get("data-state"):
+                self._tell(command_id, by, end)
 
 
 def _before(lines: Sequence[Line]) -> list[str]:

@@ -12,6 +12,7 @@ from console.access import Role, User
 from console.commands import Desk
 from console.pages.elements import TONES, bar, box, button, chip, empty, fact, field, link, words
 from console.pages.layout import Visitor, attempt, page, shown_or, soon
+from console.pages.templates import TemplatesView
 from console.parts import Console, now_ms
 from console.safe_text import date_and_time, shortened, span
 from models.control import Command
@@ -23,7 +24,6 @@ _MODES: Final = ("auto", "learning", "shadow", "live")
 _MODE_TONES: Final = {"live": "ok", "shadow": "quiet", "learning": "warn"}
 _TICK_S: Final = 1.0
 _SILENT_MS: Final = 10 * 60_000
-_TEMPLATES: Final = 100
 Give = Callable[[User], Command]
 
 
@@ -104,7 +104,6 @@ class ServiceView:
         self._console, self._visitor, self._service = console, visitor, service
         self._version = -1
         self._sent: dict[str, str] = {}
-        self._search = ""
         with box("crumbs"):
             link("Services", "/services")
             words("›", "dim")
@@ -119,10 +118,8 @@ class ServiceView:
             with box("stack"):
                 self._precision = box("card")
                 self._models = box("card")
-                with box("card"):
-                    words("Templates", tag="h2")
-                    field("search the templates", most=500).on_value_change(self._searched)
-                    self._templates = box()
+                with box("card templates"):
+                    self._templates = TemplatesView(console, visitor, service)
         with self._models:
             words("Models", tag="h2")
             self._versions = box()
@@ -143,7 +140,7 @@ class ServiceView:
     def _tick(self) -> None:
         version = self._console.board.version
         is_waiting = any(self._desk.answer(command_id).state in ("sent", "waiting") for command_id in self._sent)
-        if version == self._version and not is_waiting:
+        if version == self._version and not (is_waiting or self._templates.is_waiting):
             return
         self._version = version
         for parent, fill in (
@@ -154,7 +151,7 @@ class ServiceView:
             parent.clear()
             with parent:
                 fill()
-        self._fill_templates()
+        self._templates.fill()
 
     def _fill_state(self) -> None:
         status, board = self._status, self._console.board
@@ -230,7 +227,7 @@ class ServiceView:
         if self._visitor.may(Role.TRIAGER) and command_id:
             button(
                 "Undo",
-                self._do("Taken back", lambda user: self._desk.unmute(user, self._service, command_id)),
+                self._do("Taken back", lambda user: self._desk.take_back(user, self._service, command_id)),
                 "btn small",
             )
 
@@ -343,27 +340,6 @@ class ServiceView:
                     ),
                     "btn small",
                 )
-
-    def _searched(self, event: Any) -> None:
-        self._search = str(event.value or "").lower()
-        self._fill_templates()
-
-    def _fill_templates(self) -> None:
-        known = self._console.board.templates.get(self._service, {})
-        wanted = [
-            (number, text)
-            for number, text in known.items()
-            if all(word in text.lower() or word == number for word in self._search.split())
-        ]
-        self._templates.clear()
-        with self._templates:
-            words(f"{len(wanted):,} of {len(known):,}" if self._search else f"{len(known):,}", "dim small")
-            for number, text in wanted[:_TEMPLATES]:
-                with box("item"):
-                    words(number, "mono dim small")
-                    words(shortened(text, 500), "mono clip")
-            if len(wanted) > _TEMPLATES:
-                words(f"and {len(wanted) - _TEMPLATES:,} more; search to see them", "dim small")
 
 
 def _mode(status: Mapping[str, Any]) -> None:

@@ -22,6 +22,7 @@ export default {
       </div>
       <span class="dim count">{{ total.toLocaleString("en") }} {{ grouped ? (total === 1 ? "incident" : "incidents") : (total === 1 ? "anomaly" : "anomalies") }}</span>
       <span v-if="filter.fingerprint" class="chip">one incident <button class="x" @click="pick('fingerprint', '')" aria-label="All incidents">×</button></span>
+      <span v-if="filter.incident" class="chip">one incident <button class="x" @click="pick('incident', '')" aria-label="All incidents">×</button></span>
       <span v-if="filter.session" class="chip">one request <button class="x" @click="pick('session', '')" aria-label="All requests">×</button></span>
       <span class="grow"></span>
       <button v-if="fresh" class="btn primary small fresh" @click="$emit('fresh')" title="Show them ( . )">{{ fresh.toLocaleString("en") }} new</button>
@@ -39,10 +40,11 @@ export default {
         <p v-else class="dim">They appear here as the job tells of them. A new service learns first; <a href="/services">Services</a> says what each one waits for.</p>
       </div>
       <template v-if="grouped">
-        <div v-for="row in rows" :key="row.id" class="arow" :class="[{selected: row.id === selected}, 'tone-' + row.tone]" role="option" :aria-selected="row.id === selected" @click="choose(row.id)">
+        <div v-for="row in rows" :key="row.id" :data-id="row.id" class="arow" :class="[{selected: row.id === selected}, 'tone-' + row.tone]" role="option" :aria-selected="row.id === selected" @click="choose(row.id)">
           <span class="time" :title="row.date">{{ row.time }}</span>
           <span class="what"><span class="line1"><b class="times">{{ row.count.toLocaleString("en") }}×</b><span class="service">{{ row.service }}</span>
             <span class="level" :class="'lv-' + row.level">{{ row.level }}</span><span v-if="row.label !== 'open'" class="chip" :class="tone(row.label)">{{ row.label }}</span>
+            <span v-if="row.state" class="chip" :class="row.stateTone">{{ row.state }}</span><span v-if="row.severity" class="chip" :class="row.severityTone">{{ row.severity }}</span><span v-if="row.mode === 'shadow'" class="chip quiet">shadow</span>
             <span class="dim">since {{ row.since }}</span></span>
             <span class="msg">{{ row.message }}</span></span>
           <svg class="spark" viewBox="0 0 96 24" preserveAspectRatio="none" aria-hidden="true"><rect v-for="(n, i) in row.bars" :key="i" :x="i * 4" :y="24 - n" width="3" :height="n"></rect></svg>

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from models.control import Command
 
 LABELS: Final = ("normal", "suppressed", "anomalous", "missed")
-KINDS: Final = (*LABELS, "undo", "mode", "model", "budget", "release")
+KINDS: Final = (*LABELS, "undo", "mode", "model", "budget", "release", "template")
+#: What `template` can do, and the options each takes.
+EDITS: Final[Mapping[str, tuple[str, ...]]] = {
+    "join": ("template_id", "into"),
+    "pin": ("template_id",),
+    "keep": ("word",),
+    "mask": ("mask",),
+}
 _RECORD: Final = ("service", "anomaly_id", "patterns", "ts")  # what is needed of an anomaly's record
 _POLL_MS: Final = 100
 _UNITS_MS: Final = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -31,7 +38,7 @@ def command(
         str | None,
         typer.Argument(
             help="mode: learning, shadow, live or auto; model: a version; budget: false alerts a day, or `default`; undo: a command id; "
-            "release: its name; missed: the line."
+            "release: its name; missed: the line; template: join, pin, keep or mask."
         ),
     ] = None,
     control: Annotated[
@@ -61,6 +68,19 @@ def command(
     minutes: Annotated[
         int, typer.Option(min=1, max=1_440, help="release: for how long new templates belong to it.")
     ] = 30,
+    template_id: Annotated[
+        str | None, typer.Option(help="template join, pin: the template, as the topic `templates` has it.")
+    ] = None,
+    into: Annotated[str | None, typer.Option(help="template join: the one that it counts as from now on.")] = None,
+    word: Annotated[
+        str | None, typer.Option(help="template keep: texts that differ in it never share a template.")
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=REGEX", help="template mask: what matches in the masked text becomes <NAME>; Rust's syntax."
+        ),
+    ] = None,
     by: Annotated[str | None, typer.Option(help="Who says so. Default: the user's name.")] = None,
     why: Annotated[str, typer.Option(help="For what reason.")] = "",
     status: Annotated[str, typer.Option(help="The topic in which the job answers, at the same broker.")] = "status",
@@ -91,6 +111,7 @@ def command(
         before=before,
         minutes=minutes,
         now_ms=time.time_ns() // 1_000_000,
+        edit={"template_id": template_id, "into": into, "word": word, "mask": mask},
     )
     made = build(say(**fields, by=by or getpass.getuser(), why=why))
     address = KafkaAddress.control(settings.control)
@@ -130,8 +151,9 @@ def fields_of(
     before: str,
     minutes: int,
     now_ms: int,
+    edit: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
-    """The fields of the command in JSON form, without who, when and why.
+    """The fields of the command in JSON form, without who, when and why; `edit` has the options of `template`.
 
     Raises: SettingsError if something is missing, or does not belong to it.
     """
@@ -140,6 +162,10 @@ def fields_of(
     service = service or (str(record["service"]) if record is not None else None)
     if service is None:
         raise SettingsError("Whom is it about? Add --service NAME, or --record FILE with the anomaly.")
+    given = {name: one for name, one in (edit or {}).items() if one is not None}
+    if given and what != "template":
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise SettingsError(f"{options} is of `driftwood feedback template`; {what} takes no such thing.")
     if what in LABELS:
         return {"service": service, **_feedback(what, value, record, anomaly_id, patterns, hold, before, now_ms)}
     if not value:
@@ -148,6 +174,8 @@ def fields_of(
         return {"kind": "mode", "service": service, "mode": value}
     if what == "model":
         return {"kind": "model", "service": service, "model_version": value}
+    if what == "template":
+        return {"kind": "template", "service": service, **_edit(value, given)}
     if what == "undo":
         return {"kind": "undo", "service": service, "target": value}
     if what == "budget":
@@ -157,6 +185,23 @@ def fields_of(
             raise SettingsError(f"{value!r} is no number of false alerts a day; give one, or `default`.") from error
         return {"kind": "budget", "service": service, "per_day": per_day}
     return {"kind": "release", "service": service, "label": value, "ts_ms": now_ms, "minutes": minutes}
+
+
+def _edit(action: str, given: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of a change of templates."""
+    if action not in EDITS:
+        raise SettingsError(f"A template cannot be changed by {action!r}; choose {', '.join(EDITS)}.")
+    if set(given) != set(EDITS[action]):
+        options = " and ".join(f"--{name.replace('_', '-')}" for name in EDITS[action])
+        raise SettingsError(
+            f"`driftwood feedback template {action}` takes {options}, and no other option of templates."
+        )
+    if action != "mask":
+        return {"action": action, **given}
+    name, mark, pattern = given["mask"].partition("=")
+    if not (name and mark and pattern):
+        raise SettingsError(f"{given['mask']!r} is no NAME=REGEX; write for example --mask 'flag=--[a-z]+'.")
+    return {"action": action, "name": name, "pattern": pattern}
 
 
 def _feedback(

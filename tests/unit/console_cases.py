@@ -104,6 +104,29 @@ def status(service: str = "cart", **given: Any) -> bytes:
     )
 
 
+def incident(incident_id: str = "", *, at: int = 0, count: int = 3, **given: Any) -> bytes:
+    """An incident as the job writes it: so many anomalies of one kind, a minute apart."""
+    first, last = START_MS + at * 1_000, START_MS + at * 1_000 + (count - 1) * 60_000
+    example = {
+        "anomaly_id": number(at), "ts": first, "service": "cart", "host": "node-3", "session": None, "severity": "error", "confidence": 0.8,
+        "strength": 9.0, "detector": "deeplog", "kind": "line", "template_id": "1a2b3c4d", "template": "payment <*> failed after <*> ms",
+        "slug": "payment_failed_after_ms", "message": "payment p-0 failed after 3012 ms", "explanation": "It does not follow here in normal logs.",
+    }  # fmt: skip
+    same = ("service", "detector", "kind", "template_id", "template", "slug")
+    kind = {name: example[name] for name in same} | {"first_ms": first, "last_ms": last, "count": count}
+    return orjson.dumps(
+        {
+            "incident_id": incident_id or number(f"incident {at}"), "revision": 0, "state": "open", "merged_into": None, "mode": "live",
+            "severity": "error", "severity_confidence": 0.8, "requires_immediate_action": False, "title": "payments fail in cart",
+            "started_ms": first, "last_ms": last, "opened_at_ms": last, "updated_at_ms": last, "closed_at_ms": None, "count": count, "refuted": 0,
+            "reopened": 0, "is_storm": False, "services": ["cart"], "cause": example, "worst": example, "kinds": [kind], "sessions": [],
+            "histogram": {"start_ms": first // 60_000 * 60_000, "step_ms": 60_000, "counts": [1] * count}, "anomaly_ids": [number(at)],
+            "message": {"number": 1, "kind": "opened", "why": "It began.", "at_ms": last},
+        }
+        | given
+    )  # fmt: skip
+
+
 def console(sent: list[Command] | None = None, **given: Any) -> Console:
     """A console whose commands go into a list and whose board the test fills."""
     send = (sent if sent is not None else []).append

@@ -19,9 +19,9 @@ from console.lines import Line, Search, chosen
 from console.parts import Console
 from console.server import routes
 from console.training import read_training
-from models.control import Command, Feedback, SetBudget, SetMode, Undo, read_command
+from models.control import Command, EditTemplate, Feedback, SetBudget, SetMode, Undo, read_command
 from models.errors import SinkError
-from tests.unit.console_cases import START_MS, console, number, status, told
+from tests.unit.console_cases import START_MS, console, incident, number, status, told
 
 ADA = User("ada", Role.ADMIN, "cookie")
 
@@ -132,6 +132,9 @@ def test_a_missed_line_and_an_undo_are_sent(local: Client, sent: list[Command]) 
         ("/api/feedback", {"label": "missed", "message": "x"}),
         ("/api/feedback", {"label": "normal", "anomaly_id": number(1), "by": "somebody else"}),
         ("/api/undo", {"command_id": "unknown"}),
+        ("/api/templates", {"service": "cart", "action": "join", "template_id": "0000000a"}),
+        ("/api/templates", {"service": "cart", "action": "keep", "word": "two words"}),
+        ("/api/templates/preview", {"service": "cart", "action": "mask", "name": "Flag", "pattern": "x"}),
         ("/api/score", {"service": "cart", "lines": []}),
         ("/api/score", {"service": "cart", "lines": ["x"] * 2_001}),
         ("/api/feedback", b"{"),
@@ -164,12 +167,15 @@ def test_roles_are_enforced_on_every_action(guarded: tuple[Client, dict[str, str
     actions: list[tuple[Role, Callable[[User], object]]] = [
         (Role.TRIAGER, lambda user: desk.mark(user, number(1), "anomalous")),
         (Role.TRIAGER, lambda user: desk.missed(user, "cart", "x")),
-        (Role.TRIAGER, lambda user: desk.unmute(user, "cart", "c1")),
+        (Role.TRIAGER, lambda user: desk.take_back(user, "cart", "c1")),
+        (Role.ADMIN, lambda user: desk.take_back(user, "cart", "c2")),
+        (Role.ADMIN, lambda user: desk.edit_template(user, "cart", {"action": "keep", "word": "open"})),
         (Role.ADMIN, lambda user: desk.set_mode(user, "cart", "live")),
         (Role.ADMIN, lambda user: desk.set_model(user, "cart", "0123456789ab")),
         (Role.ADMIN, lambda user: desk.set_budget(user, "cart", 2.0)),
         (Role.ADMIN, lambda user: desk.release(user, "cart", "1.4", 5)),
     ]
+    client.parts.board.tell_status(status(muted=[{"command_id": "c1"}], edits=[{"command_id": "c2"}]))
     for least, act in actions:
         for user in (viewer, triager):
             before = len(sent)
@@ -180,6 +186,87 @@ def test_roles_are_enforced_on_every_action(guarded: tuple[Client, dict[str, str
                 act(user)
             assert len(sent) - before == (user.role >= least)
         act(ADA)
+
+
+def test_what_is_in_force_no_more_is_not_taken_back(local: Client, sent: list[Command]) -> None:
+    answer = local("POST", "/api/undo", {"command_id": "c1", "service": "cart"})
+    assert answer.status_code == 422
+    assert "taken back already" in answer.json()["error"]
+    assert sent == []
+
+
+def test_a_change_of_templates_is_looked_at_sent_and_listed(local: Client, sent: list[Command]) -> None:
+    board = local.parts.board
+    for name, text, into in (("0000000a", "paid <*>", None), ("0000000b", "paid <*> late", "0000000a")):
+        entry = {"service": "cart", "template_id": name, "template": text, "slug": "x", "counts_as": into}
+        board.tell_template(orjson.dumps(entry))
+    body = {"service": "cart", "action": "join", "template_id": "0000000b", "into": "0000000a"}
+    assert local("POST", "/api/templates/preview", body).json()["refusal"] == ""
+    assert "no template" in local("POST", "/api/templates/preview", body | {"into": "0000000c"}).json()["refusal"]
+    assert sent == []
+    answer = local("POST", "/api/templates", body | {"why": "one event"})
+    assert answer.status_code == 202
+    [command] = sent
+    assert isinstance(command, EditTemplate)
+    assert (command.action, command.template_id, command.into, command.why) == (
+        "join",
+        "0000000b",
+        "0000000a",
+        "one event",
+    )
+    board.tell_status(status(edits=[{"command_id": command.command_id, "by": "local", "action": "join"}]))
+    found = local("GET", "/api/templates?service=cart").json()
+    assert [one["counts_as"] for one in found["templates"]] == [None, "0000000a"]
+    assert [one["by"] for one in found["edits"]] == ["local"]
+    undone = local("POST", "/api/undo", {"command_id": command.command_id, "service": "cart"})
+    assert undone.status_code == 202
+    assert isinstance(sent[1], Undo)
+    board.tell_template(orjson.dumps({"service": "cart", "template_id": "0000000b", "template": "paid <*> late"}))
+    assert board.counts_as["cart"] == {}
+
+
+def test_a_space_is_part_of_an_expression_and_of_nothing_else(local: Client, sent: list[Command]) -> None:
+    fields = {"action": "mask", "name": " flag ", "pattern": "to ", "word": " ", "into": ""}
+    local.parts.desk.edit_template(ADA, "cart", fields)
+    [command] = sent
+    assert isinstance(command, EditTemplate)
+    assert (command.name, command.pattern, command.word) == ("flag", "to ", None)
+
+
+def test_incidents_of_the_topic_take_the_place_of_groups(local: Client) -> None:
+    assert [group["count"] for group in local("GET", "/api/incidents").json()] == [5]
+    local.parts.board.tell_incident(incident("i1", anomaly_ids=[number(1), number(2)], kinds=[]))
+    [found] = local("GET", "/api/incidents").json()
+    assert (found["incident_id"], found["state"]) == ("i1", "open")
+    one = local("GET", "/api/incidents/i1").json()
+    assert [row["anomaly_id"] for row in one["anomalies"]] == [number(2), number(1)]
+    assert local("GET", "/api/anomalies?incident=i1").json()["total"] == 2
+    assert local("GET", "/api/incidents/i2").status_code == 404
+
+
+def test_a_line_is_known_as_missed_until_that_is_taken_back_or_refused_or_forgotten(
+    local: Client, sent: list[Command]
+) -> None:
+    parts = local.parts
+    parts.desk.missed(ADA, "cart", "disk full")
+    [command] = sent
+    assert parts.missed("cart", "disk full") is None  # the topic has the say
+    parts.board.tell_command(command)
+    mark = parts.missed("cart", "disk full")
+    assert mark is not None
+    assert mark.given.by == "ada"
+    assert parts.missed("pay", "disk full") is None
+    later = command.version + 60_000
+    parts.board.tell_status(status(at_ms=later, wanted=[]))
+    assert parts.missed("cart", "disk full") is None
+    parts.board.tell_status(status(at_ms=later + 1, wanted=[{"command_id": command.command_id}]))
+    assert parts.missed("cart", "disk full") is not None
+    parts.board.tell_status(status(at_ms=later + 2, commands={command.command_id: {"is_obeyed": False, "why": "x"}}))
+    assert parts.missed("cart", "disk full") is None
+    parts.board.tell_command(
+        Undo(command_id="u", version=9, service="cart", by="eve", target=command.command_id),
+    )
+    assert parts.board.marks.missed("cart", "disk full") is None
 
 
 def test_nothing_but_the_login_is_reached_without_one(guarded: tuple[Client, dict[str, str]]) -> None:

@@ -154,12 +154,12 @@ def test_repeats_of_what_was_marked_are_muted_until_the_suppression_ends() -> No
     assert board.covering(board.row(number(2))).given.by == "ada"
 
 
-def test_incidents_count_repeats_and_show_when_they_came() -> None:
+def test_repeats_are_counted_and_show_when_they_came() -> None:
     board = Board()
     for at in range(48):
         board.tell(told(at, fingerprint=number("often")))
     board.tell(told(48, fingerprint=number("once")))
-    once, often = board.incidents(Filter())
+    once, often = board.repeats(Filter())
     assert (once.count, often.count) == (1, 48)
     assert (often.first_ts, often.last_ts) == (START_MS, START_MS + 47_000)
     assert sum(often.histogram) == 48

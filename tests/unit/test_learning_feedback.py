@@ -171,6 +171,24 @@ def test_every_command_can_be_said(what: str, value: str, kind: str):
 
 
 @pytest.mark.parametrize(
+    ("action", "given", "made"),
+    [
+        ("join", {"template_id": "0000000a", "into": "0000000b"}, {"template_id": "0000000a", "into": "0000000b"}),
+        ("pin", {"template_id": "0000000a"}, {"template_id": "0000000a"}),
+        ("keep", {"word": "open"}, {"word": "open"}),
+        ("mask", {"mask": "flag=--[a-z]+=x"}, {"name": "flag", "pattern": "--[a-z]+=x"}),
+    ],
+)
+def test_templates_can_be_changed(action: str, given: dict[str, str], made: dict[str, str]):
+    edit = said("template", action, service="cart", edit={"into": None, **given})
+    assert isinstance(edit, EditTemplate)
+    assert edit.model_dump(include={"action", "template_id", "into", "word", "name", "pattern"}, exclude_none=True) == {
+        "action": action,
+        **made,
+    }
+
+
+@pytest.mark.parametrize(
     ("what", "value", "fields", "told"),
     [
         ("nonsense", None, {"service": "cart"}, "choose from"),
@@ -183,6 +201,13 @@ def test_every_command_can_be_said(what: str, value: str, kind: str):
         ("mode", "asleep", {"service": "cart"}, "no command"),
         ("model", "newest", {"service": "cart"}, "no command"),
         ("budget", "few", {"service": "cart"}, "no number"),
+        ("template", None, {"service": "cart"}, "needs a value"),
+        ("template", "split", {"service": "cart"}, "choose join"),
+        ("template", "join", {"service": "cart", "edit": {"into": "0000000a"}}, "--template-id and --into"),
+        ("template", "pin", {"service": "cart", "edit": {"word": "x", "template_id": "0000000a"}}, "--template-id"),
+        ("template", "pin", {"service": "cart", "edit": {"template_id": "ten"}}, "no command"),
+        ("template", "mask", {"service": "cart", "edit": {"mask": "--[a-z]+"}}, "NAME=REGEX"),
+        ("mode", "live", {"service": "cart", "edit": {"word": "open"}}, "--word is of"),
         ("normal", None, {"service": "cart", "anomaly_id": "00000000000000aa", "patterns": [ONE]}, "level is missing"),
     ],
 )

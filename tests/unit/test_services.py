@@ -308,6 +308,9 @@ def test_a_mask_of_ones_own_is_applied_from_then_on_over_a_restart_and_a_bad_one
     command = job.say(EditTemplate, action="mask", name="kind", pattern="(flavour|taste) of-[a-z]+")
     assert job.answer(command)["is_obeyed"]
     (masked,) = set(template_ids(job, texts))
+    missed = job.say(Feedback, label="missed", message="taste of-lemon was sold out")
+    assert job.answer(missed)["is_obeyed"], "a line is found by the masks of its service"
+    assert job.status()["wanted"][0]["template_id"] == f"{masked:08x}"
     job.restart()
     assert set(template_ids(job, texts)) == {masked}
     for pattern in ("(", "a*", "(?=x)"):
