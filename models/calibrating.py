@@ -81,6 +81,37 @@ def calibrate(lesson: Lesson, params: Mapping[str, Params], learned: Mapping[str
     return Calibration(names, families, line, end, evidence[kept], suspects.take(kept), days)
 
 
+def evidence_beside(
+    kind: Params, lesson: Lesson, is_asked: Bools, is_core: Bools, is_end_core: Bools, seed: int
+) -> tuple[Float32, Float32]:
+    """The evidence of lines and of all ends against a core of the lesson: those of the core as if it had not learned them.
+
+    Args:
+        kind: the detector.
+        lesson: what there is.
+        is_asked: of which lines; the others do not exist here; `bool[N]`.
+        is_core: which of the lines asked of are of the core.
+        is_end_core: which of the ends.
+        seed: for the detector.
+
+    Raises: DataSetError if the core is too little to learn from.
+    """
+    unit = lesson.unit[is_asked]
+    every = np.ones(len(is_end_core), np.bool_)
+    corpus = Corpus(_part(lesson.corpus, is_asked, every), lesson.corpus.names, lesson.corpus.length)
+    core = Corpus(_part(corpus, is_core, is_end_core), corpus.names, corpus.length)
+    learned = kind.learn(core, seed=seed)
+    taught = np.unique(corpus.column("code")[is_core])
+    fold = _folds(unit[is_core])
+    end_fold = _fold_of(lesson.end_unit[is_end_core], unit[is_core], fold)
+    line, end = np.zeros(len(is_core), np.float32), np.zeros(len(is_end_core), np.float32)
+    line[is_core], end[is_end_core] = _by_fold(kind, core, fold, end_fold, _without(kind, core, fold, end_fold, seed))
+    line[~is_core], end[~is_end_core] = _judged(kind, learned, corpus, ~is_core, ~is_end_core, taught)
+    lines = NormalScores.of(_highest(line[is_core], unit[is_core]))
+    ends = NormalScores.of(_highest(end[is_end_core], lesson.end_unit[is_end_core]))
+    return lines.evidence(line), ends.evidence(end)
+
+
 def _folds(unit: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The fold of each line: quarters of the units by their first line, so that a fold is a stretch of time."""
     order = np.unique(unit)
@@ -128,14 +159,21 @@ def _by_fold(
         lesson = learned(number)
         if lesson is None:
             continue
-        known = np.zeros(len(corpus.names) + 1, np.bool_)
-        known[code[~inside]] = True
-        known[:FIRST_TEMPLATE] = True
-        detector = kind.build(lesson, corpus.names)
-        scores = [detector.step(_recoded(batch, known)) for batch in _part(corpus, inside, inside_end)]
-        line[inside] = np.concatenate([score.line for score in scores])
-        end[inside_end] = np.concatenate([score.end for score in scores])
+        taught = np.unique(code[~inside])
+        line[inside], end[inside_end] = _judged(kind, lesson, corpus, inside, inside_end, taught)
     return line, end
+
+
+def _judged(
+    kind: Params, learned: Learned, corpus: Corpus, is_asked: Bools, is_end_asked: Bools, taught: npt.NDArray[np.int32]
+) -> tuple[Float32, Float32]:
+    """The scores of some lines and ends by a detector that was taught others; their templates of other classes are unknown."""
+    known = np.zeros(len(corpus.names) + 1, np.bool_)
+    known[taught] = True
+    known[:FIRST_TEMPLATE] = True
+    detector = kind.build(learned, corpus.names)
+    scores = [detector.step(_recoded(batch, known)) for batch in _part(corpus, is_asked, is_end_asked)]
+    return np.concatenate([score.line for score in scores]), np.concatenate([score.end for score in scores])
 
 
 def _part(corpus: Corpus, is_kept: Bools, is_end_kept: Bools) -> list[Seen]:

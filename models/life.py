@@ -72,6 +72,7 @@ class Lives:
     def __init__(self, params: LifeParams) -> None:
         self.params = params
         self._rows = Rows(_RECORD, params.max_services)
+        self.moved: set[int] = set()  # rows whose mode has changed since somebody emptied this
 
     def meet(self, keys: UInt64, has_model: Bools) -> Places:
         """The rows of these services; those met for the first time begin. Shapes: `keys uint64[S]`, `has_model bool[S]`."""
@@ -167,6 +168,7 @@ class Lives:
     def _go(self, row: int, mode: int, now_ms: int) -> None:
         self._rows.data["mode"][row] = mode
         self._rows.data["since_ms"][row] = now_ms
+        self.moved.add(row)
         self._rows.is_dirty[row] = True
 
     def told(self, rows: Places, count: Int64) -> None:

@@ -26,7 +26,8 @@ from models.fusion import Fusion, FusionParams
 from models.parsing import Raw
 from models.templates import TemplateParams
 from models.traces import TraceParams
-from models.training_set import Gathered, IsTraining, LineCollector, MinedTemplates, lesson
+from models.training_set import Gathered, IsTraining, LineCollector, MinedTemplates, lesson, without
+from models.trimming import suspicious
 from models.windows import WindowParams
 
 Report = Callable[[str, str, float, float | None], None]  # (service, detector and what it does, share done, loss)
@@ -48,6 +49,7 @@ class TrainParams:
         windows: length of a window, and the gap after which a session's history is forgotten; the job must use the same.
         templates, batching, traces: how lines are parsed, masked, mined and joined; the job must use the same.
         held_out_ratio: share of the sessions, or lines, that networks are not fitted to.
+        suspicious_ratio: share of the sessions that may be left out as suspicious (models/trimming.py); 0 leaves none out.
         min_lines: fewer lines of a service train no model.
         max_lines: later lines are left out.
     """
@@ -61,12 +63,17 @@ class TrainParams:
     batching: BatchParams = field(default_factory=BatchParams)
     traces: TraceParams | None = None
     held_out_ratio: float = 0.2
+    suspicious_ratio: float = 0.1
     min_lines: int = 200
     max_lines: int = 5_000_000
 
     def __post_init__(self) -> None:
         if not 0 < self.held_out_ratio < 0.9:
             raise SettingsError(f"held_out_ratio is {self.held_out_ratio}; give a share above 0, below 0.9.")
+        if not 0 <= self.suspicious_ratio <= 0.2:
+            raise SettingsError(
+                f"suspicious_ratio is {self.suspicious_ratio}; give a share from 0 (leave no session out) to 0.2."
+            )
         unknown = sorted(set(self.detectors) - set(REGISTRY))
         if unknown or not self.detectors:
             raise SettingsError(
@@ -254,6 +261,10 @@ def learn(
     Raises: DataSetError if no detector that judges every line has enough to learn from.
     """
     data = lesson(gathered, services, params.windows, params.held_out_ratio)
+    report(name, "looking for suspicious sessions", 0.0, None)
+    doubted, looked_at = suspicious(data, params.suspicious_ratio, params.seed)
+    if len(doubted):
+        data = lesson(without(gathered, doubted), services, params.windows, params.held_out_ratio)
     kinds = params.kinds()
     learned: dict[str, Learned] = {}
     refused: dict[str, str] = {}
@@ -294,7 +305,8 @@ def learn(
             "threshold": fusion.threshold,
         },
         training={
-            **origin,
+            "suspicious": {"sessions": len(doubted), "of": looked_at},
+            **origin,  # of a caller that has looked for them itself
             "services": names,
             "lines": len(data.corpus),
             "sessions": len(np.unique(data.unit[has_session])),

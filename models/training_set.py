@@ -103,6 +103,21 @@ class Gathered(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """Some of the gathered lines; a `Gathered`."""
+
+    services: list[str]
+    parts: Sequence[Part]
+    templates: MinedTemplates
+
+
+def without(gathered: Gathered, keys: UInt64) -> Chosen:
+    """The gathered lines but for those of some sessions."""
+    parts = [part.take(np.flatnonzero(~np.isin(part.group, keys))) for part in gathered.parts]
+    return Chosen(gathered.services, parts, gathered.templates)
+
+
 class LineCollector:
     """Gathers training lines, mining their templates on the way as the job does.
 

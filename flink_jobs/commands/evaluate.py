@@ -284,7 +284,7 @@ def _core(
 def _train(
     dataset: DataSet, settings: Settings, hide_levels: bool, seed: int, device: str, err: Console
 ) -> dict[str, Artefact]:
-    from flink_jobs.commands.train import Steps
+    from flink_jobs.commands.train import Steps, tell_left_out
     from flink_jobs.job import core_params
     from models.datasets import to_batches
     from models.evaluate import log_lines
@@ -317,6 +317,7 @@ def _train(
         )
     for name, count in trained.skipped.items():
         err.print(f"{name}: only {count} training lines, so no model and no verdict", markup=False)
+    tell_left_out(trained, err)
     return trained.artefacts
 
 

@@ -42,6 +42,12 @@ def command(
         str | None, typer.Option(help="Which learn, with commas between. Default: all that judge every line.")
     ] = None,
     min_lines: Annotated[int, typer.Option(min=50, help="Fewer lines of a service train no model.")] = 200,
+    suspicious_ratio: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=0.2, help="Share of the sessions that may be left out as suspicious; 0 leaves none out."
+        ),
+    ] = 0.1,
     threads: Annotated[int, typer.Option(min=1, help="Of torch on the CPU; batches are small, more gain little.")] = 1,
     config: Annotated[
         Path | None, typer.Option(help="Settings file (TOML) of the job that will use the model.")
@@ -73,6 +79,7 @@ def command(
         templates=shard.templates,
         traces=shard.traces,
         batching=batching if dataset is None else batching_of(dataset, batching),
+        suspicious_ratio=suspicious_ratio,
         min_lines=min_lines,
         detectors=detector_names(detectors),
     )
@@ -148,6 +155,15 @@ def detector_names(text: str | None) -> tuple[str, ...]:
     return CHEAP if text is None else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def tell_left_out(trained: Trained, console: Console, advice: str = "") -> None:
+    """Say which sessions were left out of training, by model."""
+    from models.trimming import told
+
+    for name, artefact in trained.artefacts.items():
+        if words := told(artefact.training["suspicious"]):
+            console.print(f"{name}: {words}{advice}", markup=False, soft_wrap=True)
+
+
 def _tell(trained: Trained, seconds: float, console: Console, as_json: bool) -> None:
     import orjson
 
@@ -158,6 +174,7 @@ def _tell(trained: Trained, seconds: float, console: Console, as_json: bool) -> 
         )
     if trained.left_out:
         console.print(f"{trained.left_out:,} lines beyond the first {trained.lines:,} were left out")
+    tell_left_out(trained, console, "; if they are normal, train again with --suspicious-ratio 0")
     if as_json:
         models = {
             name: {
@@ -165,6 +182,7 @@ def _tell(trained: Trained, seconds: float, console: Console, as_json: bool) -> 
                 "folder": str(trained.folders[name]),
                 "detectors": {name: dict(learned.facts) for name, learned in artefact.learned.items()},
                 "metrics": dict(artefact.metrics),
+                "suspicious": artefact.training["suspicious"],
             }
             for name, artefact in trained.artefacts.items()
         }

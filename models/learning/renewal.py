@@ -18,6 +18,8 @@ from models.learning.marked import Anomaly, TextFinder, confirmed, is_odd, oddit
 from models.learning.telling import JobParams
 from models.templates import TemplateParams
 from models.train import TrainParams, learn
+from models.training_set import lesson
+from models.trimming import suspicious, told
 
 Report = Callable[[str, float, float | None], None]  # (what is being done, share done, loss or None)
 
@@ -113,7 +115,7 @@ def renew(
     """Train a candidate, and let it through the gate or not.
 
     The trial learns the older lines only, so that the newest show what this training makes of lines it has not seen. The candidate learns all of them:
-    equal lines give an equal model, and it is the one that `models.train` makes of them.
+    equal lines give an equal model, and it is the one that `models.train` makes of them. Suspicious sessions are in neither, nor asked of by the gate.
 
     Args:
         prepared: what may be learned.
@@ -131,6 +133,13 @@ def renew(
     if absent:
         notes += (f"{', '.join(absent)} cannot learn from the buffer, which has no messages",)
     lines = prepared.lines
+    buffer = Buffer(lines, prepared.texts, train.templates.masking)
+    whole = lesson(buffer, [0], train.windows, train.held_out_ratio)
+    doubted, looked_at = suspicious(whole, train.suspicious_ratio, train.seed)
+    lines = lines.take(np.flatnonzero(~np.isin(lines.key, doubted)))  # the gate does not ask about them either
+    left_out = {"sessions": len(doubted), "of": looked_at}
+    notes += tuple(filter(None, [told(left_out)]))
+    train = replace(train, suspicious_ratio=0.0)
     curve: list[float] = []
 
     def part(data: BufferedLines, name: str, low: float, high: float) -> Artefact:
@@ -140,7 +149,7 @@ def renew(
             report(f"{name}, {what}", low + (high - low) * done, loss)
 
         buffer = Buffer(data, prepared.texts, train.templates.masking)
-        about = {**origin, "data_sha256": data.sha256()}
+        about = {**origin, "data_sha256": data.sha256(), "suspicious": left_out}
         return learn(lines.service, [0], buffer, train, about, tell)
 
     trial = part(lines.take(np.flatnonzero(~held_out(lines, gate))), "trial", 0.0, _TRIAL)

@@ -12,6 +12,9 @@ import orjson
 from models.store import Store
 from tests.e2e.shop_stream import ShopStream, Tail
 
+#: A log of minutes: with a budget of a few alerts a day next to nothing could be told in it.
+BUDGET = "10000"
+
 
 def _statuses(run: ShopStream, service: str) -> list[dict[str, Any]]:
     """What the job has said of a service, in order."""
@@ -25,7 +28,7 @@ def test_a_service_learns_by_itself_is_in_shadow_and_goes_live(
     control = f"kafka://{kafka_broker.bootstrap}/{new_topic('control')}"
     buffer = f"redis://127.0.0.1:{redis_server.port}/0?prefix=loop-{time.time_ns()}"
     store = tmp_path / "store"
-    run = stream(buffer, has_model=False, control=control, store=str(store), shadow_lines="300")
+    run = stream(buffer, has_model=False, control=control, store=str(store), shadow_lines="300", budget_per_day=BUDGET)
     run.submit(1)
     normal, rest = shop.messages[: shop.learning], shop.messages[shop.learning :]
     service = max({name for name, _ in normal}, key=lambda name: sum(one == name for one, _ in normal))
@@ -37,7 +40,18 @@ def test_a_service_learns_by_itself_is_in_shadow_and_goes_live(
         [
             *(sys.executable, "-m", "flink_jobs.cli", "trainer", "--once", "--service", service),
             *("--redis", buffer, "--store", str(store), "--control", control),
-            *("--min-lines", "400", "--min-sessions", "50", "--min-minutes", "1", "--epochs", "20"),
+            *(
+                "--set",
+                f"budget_per_day={BUDGET}",
+                "--min-lines",
+                "400",
+                "--min-sessions",
+                "50",
+                "--min-minutes",
+                "1",
+                "--epochs",
+                "20",
+            ),
         ],
         capture_output=True,
         text=True,
