@@ -255,12 +255,18 @@ class Services:
 
     # ---- status
 
+    @property
+    def has_news(self) -> bool:
+        """Whether a mode changed, or a command was answered, since the last status."""
+        return bool(self._news or self.lives.moved)
+
     def statuses(
         self, names: Iterable[str] | None, templates: Callable[[str], int], at_ms: int
     ) -> list[tuple[str, bytes]]:
         """What is said of services, as (service, JSON): of these, or of those with news since the last call if None."""
-        chosen = sorted(self._news if names is None else set(names) | self._news)
-        self._news.clear()
+        news = self._news | {name for name, row in self._row.items() if row in self.lives.moved}
+        chosen = sorted(news if names is None else set(names) | news)
+        self._news, self.lives.moved = set(), set()
         return [(name, self._status(name, templates(name), at_ms)) for name in chosen if name in self._row]
 
     def _status(self, name: str, templates: int, at_ms: int) -> bytes:

@@ -107,6 +107,8 @@ class DetectFn(KeyedProcessFunction):
         if time.monotonic() - self._said.get(key, -STATUS_S) >= STATUS_S:
             self._said[key] = time.monotonic()
             yield from self._status(shard, is_full=True)
+        elif shard.services.has_news:
+            yield from self._status(shard, is_full=False)
 
     def _status(self, shard: Shard, *, is_full: bool) -> Iterator[Any]:
         if self._has_status:
@@ -114,11 +116,12 @@ class DetectFn(KeyedProcessFunction):
                 yield STATUS, Row(service.encode(), status)
 
     def on_timer(self, timestamp: int, ctx: KeyedProcessFunction.OnTimerContext) -> Iterator[Any]:
-        """Free what is out of sight."""
+        """Free what is out of sight, and say how the services are."""
         key = ctx.get_current_key()
-        self._write(key, self._shard(key, ctx).tick())
+        shard = self._shard(key, ctx)
+        self._write(key, shard.tick())
         _set_timer(ctx)
-        yield from ()
+        yield from self._status(shard, is_full=True)
 
     def _shard(self, key: str, ctx: Any) -> Shard:
         if key not in self._shards:

@@ -343,7 +343,10 @@ def test_a_service_learns_is_in_shadow_and_goes_live_by_itself_at_the_same_line_
     assert {anomaly["mode"] for anomaly in shadow} == {"shadow"}
     assert job.status()["mode"] == "shadow", "lines that the model does not know"
     job.read(walks(20, 5), size)
-    assert job.status()["mode"] == "live"
+    assert job.shard.services.has_news
+    ((name, status),) = job.shard.statuses(7, is_full=False)
+    assert (name, orjson.loads(status)["mode"]) == ("cart", "live")
+    assert not job.shard.services.has_news
     job.restart()
     live = job.read(walks(30, 1, ODD[:1]), size)
     assert {anomaly["mode"] for anomaly in live} == {"live"}
