@@ -121,6 +121,12 @@ class Settings(BaseSettings):
         default="auto",
         description="how texts become vectors when a model is trained: auto, hashed, the name of an installed sentence model, or its folder",
     )
+    suspicious_ratio: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.2,
+        description="share of the sessions that training may leave out as suspicious; 0.1 where training lines hold anomalies (docs/detectors.md)",
+    )
     budget_per_day: float = Field(
         default=FusionParams().budget_per_day,
         gt=0,

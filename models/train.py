@@ -63,7 +63,7 @@ class TrainParams:
     batching: BatchParams = field(default_factory=BatchParams)
     traces: TraceParams | None = None
     held_out_ratio: float = 0.2
-    suspicious_ratio: float = 0.1
+    suspicious_ratio: float = 0.0
     min_lines: int = 200
     max_lines: int = 5_000_000
 

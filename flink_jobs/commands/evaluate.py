@@ -152,6 +152,7 @@ def _study(
     params = TrainParams(
         fit=FitParams(device=device),
         embedding=settings.embedding,
+        suspicious_ratio=settings.suspicious_ratio,
         seed=seed,
         detectors=settings.detectors or (tuple(REGISTRY) if name == "planted" else CHEAP),
         windows=shards.windows,
@@ -297,6 +298,7 @@ def _train(
     params = TrainParams(
         fit=FitParams(device=device),
         embedding=settings.embedding,
+        suspicious_ratio=settings.suspicious_ratio,
         seed=seed,
         detectors=settings.detectors or CHEAP,
         windows=shards.windows,

@@ -42,12 +42,6 @@ def command(
         str | None, typer.Option(help="Which learn, with commas between. Default: all that judge every line.")
     ] = None,
     min_lines: Annotated[int, typer.Option(min=50, help="Fewer lines of a service train no model.")] = 200,
-    suspicious_ratio: Annotated[
-        float,
-        typer.Option(
-            min=0.0, max=0.2, help="Share of the sessions that may be left out as suspicious; 0 leaves none out."
-        ),
-    ] = 0.1,
     threads: Annotated[int, typer.Option(min=1, help="Of torch on the CPU; batches are small, more gain little.")] = 1,
     config: Annotated[
         Path | None, typer.Option(help="Settings file (TOML) of the job that will use the model.")
@@ -79,7 +73,7 @@ def command(
         templates=shard.templates,
         traces=shard.traces,
         batching=batching if dataset is None else batching_of(dataset, batching),
-        suspicious_ratio=suspicious_ratio,
+        suspicious_ratio=settings.suspicious_ratio,
         min_lines=min_lines,
         detectors=detector_names(detectors),
     )
@@ -174,7 +168,7 @@ def _tell(trained: Trained, seconds: float, console: Console, as_json: bool) -> 
         )
     if trained.left_out:
         console.print(f"{trained.left_out:,} lines beyond the first {trained.lines:,} were left out")
-    tell_left_out(trained, console, "; if they are normal, train again with --suspicious-ratio 0")
+    tell_left_out(trained, console, "; if they are normal, train again with --set suspicious_ratio=0")
     if as_json:
         models = {
             name: {

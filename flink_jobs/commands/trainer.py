@@ -58,9 +58,6 @@ def command(
     detectors: Annotated[
         str | None, typer.Option(help="Which learn, with commas between. Default: all that can learn from the buffer.")
     ] = None,
-    suspicious_ratio: Annotated[
-        float, typer.Option(min=0.0, max=0.2, help="Share of the sessions that may be left out as suspicious.")
-    ] = 0.1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, device and lines: same model.")] = 0,
     epochs: Annotated[int, typer.Option(min=1, help="DeepLog's passes over the distinct windows.")] = 60,
@@ -101,7 +98,6 @@ def command(
         min_minutes=min_minutes,
         keep=keep,
         detectors=detectors,
-        suspicious_ratio=suspicious_ratio,
         device=device,
         seed=seed,
         epochs=epochs,
@@ -139,7 +135,6 @@ def trainer_params(
     min_minutes: float,
     keep: int,
     detectors: str | None,
-    suspicious_ratio: float,
     device: str,
     seed: int,
     epochs: int,
@@ -165,7 +160,7 @@ def trainer_params(
             templates=shard.templates,
             batching=batching,
             detectors=detector_names(detectors),
-            suspicious_ratio=suspicious_ratio,
+            suspicious_ratio=settings.suspicious_ratio,
         ),
         job=JobParams(shard.templates, shard.windows, shard.fusion, shard.is_unknown_anomalous),
         keep=keep,

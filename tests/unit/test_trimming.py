@@ -30,7 +30,7 @@ SESSIONS = 600
 MELTED = "the disk melted"
 STOPS, NEW = STEPS[:2], (*STEPS[:3], MELTED)
 SWAPPED = (STEPS[0], STEPS[2], STEPS[1], *STEPS[3:])
-FLEETING = TrainParams(detectors=("novelty", "ngram", "count"))
+FLEETING = TrainParams(detectors=("novelty", "ngram", "count"), suspicious_ratio=0.1)
 
 
 def lines(broken: Mapping[int, Sequence[str]], usual: Sequence[Sequence[str]] = (STEPS,)) -> list[bytes]:
