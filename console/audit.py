@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from console.safe_text import shortened, visible
+from console.safe_text import shortened
+from models.visible import visible
 
 if TYPE_CHECKING:
     from redis import Redis

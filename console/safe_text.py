@@ -1,43 +1,19 @@
-r"""Log text for people: what a browser, a terminal or a spreadsheet could obey is written out.
-
-Whoever can make a service log something can write to this console. Control characters, escape sequences and characters that turn the
-direction of text are shown as escapes (`\x1b`); a cell of an export never begins as a formula.
-"""
+"""Log text in pages and exports: cut, marked, and never a formula. What a browser could obey is written out by models/visible.py."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from models.visible import visible
+
 #: What a spreadsheet takes for a formula, with the wide forms that some of them take too.
 _FORMULA: Final = frozenset("=+-@＝＋－＠|")
 _TOKEN: Final = re.compile(r"\S+")
-
-
-def visible(text: object, *, keep_newlines: bool = False) -> str:
-    r"""The text with control, format (direction marks, zero-width), surrogate, private and line-separating characters as escapes.
-
-    >>> visible("red \x1b[31m alert\tnow\u202e")
-    'red \\x1b[31m alert now\\u202e'
-    """
-    whole = str(text)
-    if whole.isprintable():
-        return whole
-    return "".join(
-        char if char.isprintable() or (keep_newlines and char == "\n") else _written_out(char) for char in whole
-    )
-
-
-def _written_out(char: str) -> str:
-    if char == "\t" or unicodedata.category(char) == "Zs":
-        return " "
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def shortened(text: str, most: int) -> str:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,35 +28,13 @@ from rich.table import Table
 from rich.text import Text
 
 from models.sample.truth import Summary
+from models.visible import visible
 
 _SEVERITY_STYLES = {"critical": "bold white on red", "error": "bold red", "warning": "yellow", "informational": "cyan"}
 _MESSAGE_CHARS = 600
 _MESSAGE_LINES = 4
 _EXPECTED = 3
 _PARAMETERS = 6
-
-
-def clean(text: object, keep_newlines: bool = False) -> str:
-    r"""The text with everything a terminal could obey written out.
-
-    Control (Cc), format (Cf: direction marks, zero-width characters), surrogate and line-separating characters are shown as
-    escapes; a tab is a space.
-
-    >>> clean("red \x1b[31m alert\tnow\u202e")
-    'red \\x1b[31m alert now\\u202e'
-    """
-    out = []
-    for char in str(text):
-        if char == "\t":
-            out.append(" ")
-        elif char.isprintable() or (char == "\n" and keep_newlines):
-            out.append(char)
-        elif unicodedata.category(char) == "Zs":
-            out.append(" ")
-        else:
-            code = ord(char)
-            out.append(f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
-    return "".join(out)
 
 
 def event_time(ts: object) -> str:
@@ -83,7 +60,7 @@ def anomaly_view(anomaly: Mapping[str, object]) -> RenderableType:
     facts.add_column(style="dim", no_wrap=True)
     facts.add_column(overflow="fold")
     if anomaly.get("explanation"):
-        facts.add_row("why", Text(clean(anomaly["explanation"])))
+        facts.add_row("why", Text(visible(anomaly["explanation"])))
     values = _values(anomaly.get("parameters"))
     if values:
         facts.add_row("values", Text(values))
@@ -105,19 +82,19 @@ def print_anomaly(console: Console, anomaly: Mapping[str, object]) -> None:
 def _head(anomaly: Mapping[str, object]) -> RenderableType:
     severity = str(anomaly.get("severity") or "")
     left = Text(event_time(anomaly.get("ts")), style="dim")
-    left.append("  " + clean(anomaly.get("service") or "?"), style="bold not dim")
+    left.append("  " + visible(anomaly.get("service") or "?"), style="bold not dim")
     if anomaly.get("level"):
-        left.append("  " + clean(anomaly["level"]), style="not dim")
+        left.append("  " + visible(anomaly["level"]), style="not dim")
     if severity:
-        left.append("  " + clean(severity), style=_SEVERITY_STYLES.get(severity, "") or "not dim")
+        left.append("  " + visible(severity), style=_SEVERITY_STYLES.get(severity, "") or "not dim")
     score = anomaly.get("score")
     if isinstance(score, int | float):
         left.append(f"  {score:.2f}", style="not dim")
     if anomaly.get("status") not in (None, "new"):
-        left.append("  " + clean(anomaly["status"]), style="magenta not dim")
+        left.append("  " + visible(anomaly["status"]), style="magenta not dim")
     if anomaly.get("mode") == "shadow":
         left.append("  shadow", style="magenta not dim")
-    right = Text(f"request {clean(anomaly['session'])}" if anomaly.get("session") else "", style="dim")
+    right = Text(f"request {visible(anomaly['session'])}" if anomaly.get("session") else "", style="dim")
     head = Table.grid(expand=True, padding=(0, 1, 0, 0))
     head.add_column(overflow="fold", ratio=1)
     head.add_column(justify="right", no_wrap=True, overflow="ellipsis", max_width=34)
@@ -127,11 +104,11 @@ def _head(anomaly: Mapping[str, object]) -> RenderableType:
 
 def _message(anomaly: Mapping[str, object]) -> list[RenderableType]:
     """The message, its parameters set off; at most a few lines of it (a stack trace says where in the first ones)."""
-    whole = clean(anomaly.get("message") or "", keep_newlines=True)
+    whole = visible(anomaly.get("message") or "", keep_newlines=True)
     lines = whole[:_MESSAGE_CHARS].replace("\\n", "\n").split("\n")
     text = Text("\n".join(lines[:_MESSAGE_LINES]))
     for parameter in _rows(anomaly.get("parameters")):
-        value = clean(parameter.get("value") or "")
+        value = visible(parameter.get("value") or "")
         if value:
             text.highlight_words([value], style="bold cyan")
     if len(whole) > _MESSAGE_CHARS or len(lines) > _MESSAGE_LINES:
@@ -144,8 +121,8 @@ def _values(parameters: object) -> str:
     rows = _rows(parameters)
     for parameter in rows[:_PARAMETERS]:
         name, unit = parameter.get("name"), parameter.get("unit")
-        value = clean(parameter.get("value") or "")
-        shown.append(" ".join(clean(part) for part in (name, value, unit) if part not in (None, "")))
+        value = visible(parameter.get("value") or "")
+        shown.append(" ".join(visible(part) for part in (name, value, unit) if part not in (None, "")))
     if len(rows) > _PARAMETERS:
         shown.append(f"and {len(rows) - _PARAMETERS} more")
     return ", ".join(shown)
@@ -156,7 +133,7 @@ def _expected(expected: object) -> Iterable[tuple[str, Text]]:
         probability = row.get("probability")
         share = f"{100 * probability:5.1f} %  " if isinstance(probability, int | float) else ""
         text = Text(share, style="green")
-        text.append(clean(row.get("template") or row.get("template_id") or "?"), style="not green")
+        text.append(visible(row.get("template") or row.get("template_id") or "?"), style="not green")
         yield ("expected" if number == 0 else ""), text
 
 

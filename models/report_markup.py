@@ -11,6 +11,8 @@ import re
 from typing import Final
 from xml.etree import ElementTree
 
+from models.visible import escaped
+
 Element = ElementTree.Element
 Child = Element | str | None
 
@@ -72,8 +74,7 @@ def _shown(char: str) -> str:
         return char
     if char.isspace() and char not in "\x1c\x1d\x1e\x1f\x85\u2028\u2029":
         return " "
-    code = ord(char)
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return escaped(char)
 
 
 def to_html(root: Element) -> str:

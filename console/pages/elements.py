@@ -8,7 +8,7 @@ from typing import Any, Final
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
-from console.safe_text import visible
+from models.visible import visible
 
 #: Colours of labels, by what they say.
 TONES: Final = {"normal": "ok", "anomalous": "bad", "suppressed": "quiet", "muted": "quiet", "missed": "bad"}

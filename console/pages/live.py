@@ -19,8 +19,9 @@ from console.pages.elements import box
 from console.pages.incident import SEVERITIES, STATES, IncidentDetail
 from console.pages.layout import Visitor, attempt, page
 from console.parts import Console, now_ms
-from console.safe_text import date_and_time, shortened, time_of_day, visible
+from console.safe_text import date_and_time, shortened, time_of_day
 from models.control import Command
+from models.visible import visible
 
 _PAGE: Final = 100
 _MOST_SHOWN: Final = 10_000

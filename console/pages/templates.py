@@ -13,8 +13,9 @@ from console.fields import mappings
 from console.pages.elements import box, button, chip, field, words
 from console.pages.layout import Visitor, attempt
 from console.parts import Console
-from console.safe_text import shortened, visible
+from console.safe_text import shortened
 from console.template_preview import Placed, Preview
+from models.visible import visible
 
 _SHOWN: Final = 100
 _MOVES: Final = 20

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from console.links import explore_url, lines_query, logql_string
 from console.login import login_page, next_path
-from console.safe_text import csv_cell, csv_text, segments, visible
+from console.safe_text import csv_cell, csv_text, segments
+from models.visible import visible
 
 
 @given(st.text(max_size=200))

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from flink_jobs.show import clean, event_time, print_anomaly, summary_view
+from flink_jobs.show import event_time, print_anomaly, summary_view
 from models.sample.truth import KindScore, Summary
+from models.visible import visible
 
 ANOMALY = {
     "anomaly_id": "a1",
@@ -87,7 +88,7 @@ def test_a_stack_trace_is_cut_after_a_few_lines() -> None:
 
 
 def test_clean_keeps_what_people_read_and_writes_out_the_rest() -> None:
-    assert clean("größe 漢 \u00a0x\u200b\ud800") == "größe 漢  x\\u200b\\ud800"
+    assert visible("größe 漢 \u00a0x\u200b\ud800") == "größe 漢  x\\u200b\\ud800"
     assert event_time("not a time") == "?"
 
 
