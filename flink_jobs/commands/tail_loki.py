@@ -56,9 +56,12 @@ def command(
     from rich.console import Console
 
     from flink_jobs.settings import KafkaAddress, load
-    from flink_jobs.tail_loki.follow import LokiPages, Progress, follow
+    from flink_jobs.tail_loki.follow import Progress, follow
     from flink_jobs.tail_loki.topic import TailTopic
+    from models.errors import DataSetError
     from models.loki_tail import LokiTailParams
+    from udfs.clients.loki_reader import LokiPages
+    from udfs.clients.patience import Patience
 
     address = KafkaAddress.parse(to) if to.startswith("kafka://") else None
     if address is None or len(address.topics) != 1:
@@ -79,7 +82,9 @@ def command(
     started, is_stopped = time.monotonic(), False
     with TailTopic(address, cursor_topic or f"{address.topics[0]}-cursor", label, secret, create) as topic:
         tail = params.build(topic.notes())
-        loki = LokiPages(asked)
+        advice = "Check that Loki is up, then start again: it goes on where it was."
+        patience = Patience(asked.retry, f"Loki at {asked.base_url}", advice, DataSetError)
+        loki = LokiPages(asked, patience, is_fresh=True)
         how = "begins at" if tail.is_new else "goes on from"
         err.print(
             f"following {asked.query} at {asked.base_url}; {how} {_shown(tail.floor_ns)}, name {label}",

@@ -7,13 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from models.errors import DataSetError
-from models.logql import ENCODING_HEADER, QUERY_PATH, LokiQuery
 from models.loki_tail import LokiTail, TailPage
-from udfs.clients.http import HttpClient, authorization
-from udfs.clients.patience import Patience
-
-ADVICE = "Check that Loki is up, then start again: it goes on where it was."
+from udfs.clients.loki_reader import LokiPages
 
 
 class Pages(Protocol):
@@ -34,38 +29,6 @@ class Progress:
 
     lines: int
     behind_s: float
-
-
-class LokiPages:
-    """Answers of one Loki to range queries."""
-
-    def __init__(self, query: LokiQuery) -> None:
-        self._patience = Patience(query.retry, f"Loki at {query.base_url}", ADVICE, DataSetError)
-        # A cached answer may be older than the lines that came late.
-        headers = ENCODING_HEADER | {"Cache-Control": "no-cache"}
-        headers |= authorization(query.user, query.password, bearer=query.token)
-        if query.tenant:
-            headers["X-Scope-OrgID"] = query.tenant
-        self._http = HttpClient(query.base_url, headers, query.ca_file, self._patience)
-
-    def get(self, fields: dict[str, str]) -> bytes:
-        """The body of one answer.
-
-        Raises:
-            DataSetError: Loki was away for too long, or refused the query.
-        """
-        self._patience.begin()
-        answer = self._http.get(QUERY_PATH, fields)
-        if answer.status != 200:
-            raise DataSetError(
-                f"Loki did not read the range ({answer.status}: {' '.join(answer.text.split())[:500]}). "
-                "Check the query, user and password or token, ?tenant=, and ?limit=."
-            )
-        return answer.body
-
-    def close(self) -> None:
-        """Closes the connection."""
-        self._http.close()
 
 
 def follow(
