@@ -20,6 +20,7 @@ import orjson
 from pyarrow import fs
 
 from models.errors import ArtefactError, SettingsError
+from models.folders import folder_name
 
 if TYPE_CHECKING:
     from models.artefact import Artefact
@@ -97,8 +98,6 @@ class Store:
         return version
 
     def _folder(self, service: str) -> str:
-        from models.artefact import folder_name  # its libraries take seconds to load, and most pages do without
-
         return f"{self._root}/{folder_name(service)}"
 
     def model(self, service: str, version: str) -> Artefact:

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +31,7 @@ from models.deeplog import FIRST_TEMPLATE
 from models.detectors.contract import Detector, Learned
 from models.detectors.registry import REGISTRY
 from models.errors import ArtefactError
+from models.folders import folder_name
 from models.fusion import Calibration
 from models.templates import display
 
@@ -141,16 +141,6 @@ def _version(manifest: Mapping[str, Any]) -> str:
     content = {name: value for name, value in manifest.items() if name not in ("version", "created")}
     content["training"] = {name: value for name, value in manifest["training"].items() if name != "source"}
     return hashlib.sha256(orjson.dumps(content, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
-
-
-def folder_name(service: str) -> str:
-    """The folder of a service's model: its name, with what no folder name may hold written as %xx.
-
-    >>> folder_name("shop/cart"), folder_name("..")
-    ('shop%2Fcart', '%2E.')
-    """
-    name = quote(service, safe=" +@=,")
-    return "%2E" + name[1:] if name.startswith(".") else name
 
 
 def save(artefact: Artefact, folder: Path) -> Path:

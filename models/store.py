@@ -25,8 +25,9 @@ from urllib.parse import unquote, urlsplit
 import orjson
 from pyarrow import fs
 
-from models.artefact import MANIFEST, Artefact, folder_name, load, save
+from models.artefact import MANIFEST, Artefact, load, save
 from models.errors import ArtefactError, SettingsError
+from models.folders import folder_name
 
 _VERSION: Final = re.compile(r"[0-9a-f]{12}")
 _CACHE: Final = "driftwood/models"

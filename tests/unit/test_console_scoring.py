@@ -8,8 +8,9 @@ from console.board import Board
 from console.scorer import Scorer
 from console.scoring import score
 from console.store import Store
-from models.artefact import folder_name, load, save
+from models.artefact import load, save
 from models.errors import ArtefactError
+from models.folders import folder_name
 from tests.unit.console_cases import status
 from tests.unit.shop_model import shop, shop_model
 
