@@ -92,13 +92,13 @@ class Services:
 
     # ---- lines
 
-    def meet(self, names: Sequence[str], lines: Int64, now: Int64) -> Places:
+    def meet(self, names: Sequence[str], keys: UInt64, lines: Int64, now: Int64) -> Places:
         """Count the lines of a batch and give their services a model at their first line; gives the rows of their lives. All by service."""
         for name in names:
             if name not in self._judge_of:
                 self._begin(name)
         has_model = np.array([self._judge_of[name] is not None for name in names], np.bool_)
-        rows = self.lives.meet(_keys(names), has_model)
+        rows = self.lives.meet(keys, has_model)
         for name, row in zip(names, rows.tolist(), strict=True):
             self._row[name] = row
         self.lives.count(rows, lines, now)

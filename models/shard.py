@@ -196,7 +196,8 @@ class Shard:
             self._idle[name] = 0
         placed = self.templates.step(lines.texts, lines.text, lines.ts, lines.level)
         service = lines.service_of_text[lines.text]
-        lives = self._meet(lines, service)
+        service_keys = np.array([service_key(name) for name in lines.services], np.uint64)
+        lives = self._meet(lines, service, service_keys)
         by_model = [
             (model, rows, model.classes(self.templates))
             for model, rows in self.services.by_model(lines.services, lives, service)
@@ -213,7 +214,7 @@ class Shard:
         batch = Batch(
             lines,
             service,
-            np.array([service_key(name) for name in lines.services], np.uint64),
+            service_keys,
             placed.seq,
             seen,
             places,
@@ -258,12 +259,12 @@ class Shard:
             writes=self._writes(placed.changed, []),
         )
 
-    def _meet(self, lines: Lines, service: I32) -> Places:
+    def _meet(self, lines: Lines, service: I32, service_keys: npt.NDArray[np.uint64]) -> Places:
         """Count a batch's lines by service and give each service its model; gives the rows of their lives."""
         count = len(lines.services)
         now = np.zeros(count, np.int64)
         np.maximum.at(now, service, lines.ts)
-        return self.services.meet(lines.services, np.bincount(service, minlength=count), now)
+        return self.services.meet(lines.services, service_keys, np.bincount(service, minlength=count), now)
 
     def _count(self, lines: Lines, lives: Places, told: Sequence[str]) -> None:
         if told:
