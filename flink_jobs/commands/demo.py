@@ -99,7 +99,7 @@ def command(
     logger.remove()
     logger.add(sys.stderr, level="WARNING", format="{message}", backtrace=False, diagnose=False)
     console = Console(highlight=False)
-    with _terminated_as_interrupt():
+    with _signals_as_before():
         try:
             run_demo(console, input, requests, seed, rate, stay, with_console)
         except KeyboardInterrupt:
@@ -439,15 +439,11 @@ def _undisturbed_end() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _terminated_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the demo as Ctrl-C does, so that nothing is left running."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt), signal.getsignal(signal.SIGINT)
+def _signals_as_before() -> Iterator[None]:
+    """Leaves the handlers of Ctrl-C and SIGTERM as they were found."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before[0])
-        signal.signal(signal.SIGINT, before[1])
+        for number, handler in before.items():
+            signal.signal(number, handler)
