@@ -52,14 +52,11 @@ def calibrate(lesson: Lesson, params: Mapping[str, Params], learned: Mapping[str
     end: dict[str, NormalScores] = {}
     columns: list[tuple[Float32, Float32]] = []
     for name, kind in params.items():
-        if kind.is_fitted_once:
-            scores = _by_fold(kind, corpus, fold, end_fold, lambda number, name=name: learned[name])  # type: ignore[misc]
-            parts = [lesson.is_held, ~lesson.is_held]
-            end_parts = [held_end, ~held_end]
-            if lesson.is_held.sum() < _FEW:
-                parts, end_parts = [np.ones(len(fold), np.bool_)], [np.ones(len(end_fold), np.bool_)]
+        teach = _as_it_is(learned[name]) if kind.is_fitted_once else _without(kind, corpus, fold, end_fold, seed)
+        scores = _by_fold(kind, corpus, fold, end_fold, teach)
+        if kind.is_fitted_once and lesson.is_held.sum() >= _FEW:
+            parts, end_parts = [lesson.is_held, ~lesson.is_held], [held_end, ~held_end]
         else:
-            scores = _by_fold(kind, corpus, fold, end_fold, _without(kind, corpus, fold, end_fold, seed))
             parts, end_parts = [np.ones(len(fold), np.bool_)], [np.ones(len(end_fold), np.bool_)]
         line[name], of_lines = _ranked(scores[0], calm, parts)
         end[name], of_ends = _ranked(scores[1], lesson.end_unit, end_parts)
@@ -124,6 +121,11 @@ def _fold_of(
     """The value of the line that a unit is named by."""
     units, first = np.unique(line_unit, return_index=True)
     return value[first[np.searchsorted(units, unit)]] if len(unit) else np.zeros(0, np.int64)
+
+
+def _as_it_is(learned: Learned) -> Callable[[int], Learned | None]:
+    """What a detector that is fitted once learned, whichever the fold."""
+    return lambda number: learned
 
 
 def _without(

@@ -130,6 +130,9 @@ class Said:
             del self.versions[next(iter(self.versions))]
         return True
 
+    def _is_taken_back(self, command: Feedback | EditTemplate) -> bool:
+        return command.version <= self.versions.get(_UNDO_FIRST + command.command_id, -1)
+
     def answer(self, command_id: str, answer: Answer) -> None:
         """Keep what came of a command."""
         self.answers.pop(command_id, None)
@@ -139,7 +142,7 @@ class Said:
 
     def take_feedback(self, feedback: Feedback, known: Known) -> Answer:
         """Let feedback act."""
-        if feedback.version <= self.versions.get(_UNDO_FIRST + feedback.command_id, -1):
+        if self._is_taken_back(feedback):
             return Answer(False, "it was taken back")
         if feedback.label == "missed":
             return self._want(feedback, known)
@@ -208,7 +211,7 @@ class Said:
 
     def take_edit(self, command: EditTemplate, known: Known) -> Answer:
         """Change the templates."""
-        if command.version <= self.versions.get(_UNDO_FIRST + command.command_id, -1):
+        if self._is_taken_back(command):
             return Answer(False, "it was taken back")
         subject = f"{command.action} {command.template_id or command.word or command.pattern}"
         if command.version <= self.versions.get(subject, -1):

@@ -176,24 +176,22 @@ class Ear:
 
     def regroup(self, about: Suspects, lines: Sequence[tuple[int, bool]]) -> Suspects:
         """Lines of templates that the model does not know, soon after a release of their service, are one incident of that release."""
-        deploys = {name: said for name, said in self._said.items() if said.deploys}
-        if not deploys:
+        if not any(said.deploys for said in self._said.values()):
             return about
         key, has_session = about.key.copy(), about.has_session.copy()
         for row, (at, is_end) in enumerate(lines):
-            name = self._service(at, is_end=is_end)
-            deploy = deploys[name].deploy_at(int(about.now[row])) if name in deploys else None
-            if deploy is not None and not is_end and int(self._judged.seen.code[at]) == UNKNOWN:
-                key[row] = service_key(f"{name}\0release {deploy.label}")
+            label = self.deploy(at, is_end=is_end)
+            if label:
+                key[row] = service_key(f"{self._service(at, is_end=is_end)}\0release {label}")
                 has_session[row] = True  # it holds as long as a session's evidence
         return replace(about, key=key, has_session=has_session)
 
     def deploy(self, at: int, *, is_end: bool) -> str:
         """The release that a line is put down to; empty if none."""
-        said = self._said.get(self._service(at, is_end=is_end))
-        if said is None or is_end or int(self._judged.seen.code[at]) != UNKNOWN:
+        if is_end or int(self._judged.seen.code[at]) != UNKNOWN:
             return ""
-        deploy = said.deploy_at(int(self._judged.seen.now[at]))
+        said = self._said.get(self._service(at, is_end=False))
+        deploy = None if said is None else said.deploy_at(int(self._judged.seen.now[at]))
         return "" if deploy is None else deploy.label
 
     def note(self, at: int, *, is_end: bool) -> str:

@@ -14,7 +14,6 @@ from models.detectors.contract import (
     DIGITS,
     Bools,
     Corpus,
-    Detector,
     Evidence,
     Float32,
     Int32,
@@ -27,7 +26,7 @@ from models.detectors.contract import (
 from models.detectors.distinct import DistinctRows
 from models.detectors.next_code import NextCodes, fit_next
 from models.detectors.rolling import Rolling, RollingParams
-from models.detectors.rows import mix
+from models.detectors.rows import DetectorWithRows, mix
 from models.detectors.text_codes import TextCodes, fit_codes, vocabulary, words_of
 from models.detectors.texts import TextParams, normal_texts
 from models.detectors.words import shortened
@@ -156,7 +155,7 @@ class AutoencoderParams:
         return every[place[kept]], (count - held_count)[kept], held_count[kept]
 
 
-class Autoencoder(Detector):
+class Autoencoder(DetectorWithRows):
     """Score: by how many deviations the distance between a line's code and the predicted one exceeds what the service's distances have been lately.
 
     The code of a line is that of its template, or of its own text if the template is unknown; to an unknown line is added by how many
@@ -188,6 +187,7 @@ class Autoencoder(Detector):
                 params.max_services,
             )
         )
+        self._rows = self._rolling.rows
         self._scores = DistinctRows(lambda windows, code: _errors(*self._next.predict(windows), self._table[code]))
         self._last = np.zeros((4, 0))
 
@@ -227,25 +227,9 @@ class Autoencoder(Detector):
         sentence = "; ".join(said)
         return Evidence(f"{sentence[0].upper()}{sentence[1:]}.", nearest=nearest, differing=differing)
 
-    def touched(self) -> bytes:
-        """The services that went on."""
-        return self._rolling.rows.touched()
-
-    def to_bytes(self) -> bytes:
-        """All services."""
-        return self._rolling.rows.to_bytes()
-
-    def apply(self, data: bytes) -> None:
-        """Put services back; see `Rows.apply`."""
-        self._rolling.rows.apply(data)
-
     def drop(self, service: int) -> None:
-        """Forget a service."""
+        """Forget a service: it is the key of its row."""
         self._rolling.drop(service)
-
-    def check(self) -> None:
-        """See `Rows.check`."""
-        self._rolling.rows.check()
 
     def _errors(self, seen: Seen) -> tuple[Float32, Float32]:
         """The distance of each line from the prediction, and how badly an unknown line's words are rebuilt, in deviations; NaN where not judged."""

@@ -24,15 +24,6 @@ CLASSES = 20
 END = CLASSES - 1
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Batches this small gain nothing by threads, and lose much beside other work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def network():
     with torch.random.fork_rng(devices=[]):
