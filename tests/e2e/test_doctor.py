@@ -139,6 +139,7 @@ def test_a_deployment_that_is_well_is_called_so_and_each_part_taken_away_is_name
     run.submit()
     run.send(shop.messages[:4_000])
     run.wait_until_accounted(4_000)
+    run.cluster.rest.wait_for_checkpoints(run.job, 2)  # the offsets are committed after a checkpoint, not with it
     status, found = doctor(run, "--write", "--canary")
     failed = [check for checks in found.values() for check in checks if check["verdict"] == "fail"]
     assert (status, failed) == (0, [])
