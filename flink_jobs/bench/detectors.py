@@ -125,16 +125,16 @@ class _Lane:
 
     def us_a_line(self) -> float:
         """The median batch after the warm-up."""
-        steady = range(int(len(self.batches) * _WARM), len(self.batches))
+        steady = range(int(len(self.seconds) * _WARM), len(self.seconds))
         return float(np.median([self.seconds[at] / len(self.batches[at]) for at in steady])) * 1e6
 
 
 def take_turns(lanes: Sequence[_Lane]) -> dict[str, float]:
-    """µs a line of each lane; batch by batch, each lane first in its turn."""
+    """µs a line of each lane; batch by batch, each lane first in its turn, for as many batches as all have."""
     gc.collect()
     gc.freeze()
     try:
-        for number in range(len(lanes[0].batches)):
+        for number in range(min(len(lane.batches) for lane in lanes)):
             for at in range(len(lanes)):
                 lanes[(number + at) % len(lanes)].step(number)
     finally:

@@ -180,7 +180,7 @@ def _per_record(
         .process(DetectOneFn(shard, model), MESSAGE)
     )
     statements = tables.create_statement_set()
-    send_to_kafka(statements, tables, anomalies, address, "per-record-anomalies", settings)
+    send_to_kafka(statements, tables, anomalies, address, "per-record-anomalies", settings, settings.guarantee)
     statements.attach_as_datastream()
     env.execute_async("per_record")
 

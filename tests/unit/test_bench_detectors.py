@@ -47,11 +47,17 @@ def test_ways_of_voting_take_turns_and_only_the_one_with_heavy_detectors_asks_fo
         bench._Lane.of("cheap", artefact, DETECTORS, batches),
         bench._Lane.of("all", artefact, (*DETECTORS, "semantic"), batches),
     ]
+    shorter = bench._Lane.of("shorter", artefact, DETECTORS, batches * 2)
     assert [lane.second is not None for lane in lanes] == [False, False, True]
     cost = bench.take_turns(lanes)
     assert list(cost) == ["deeplog", "cheap", "all"]
     assert all(len(lane.seconds) == len(batches) and cost[lane.name] > 0 for lane in lanes)
     assert lanes[1].told == lanes[2].told
+    assert bench.take_turns([bench._Lane.of("longer", artefact, DETECTORS, batches * 3), shorter]).keys() == {
+        "longer",
+        "shorter",
+    }
+    assert len(shorter.seconds) == 2 * len(batches)
     assert gc.get_freeze_count() == 0
 
 
